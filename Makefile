@@ -1,0 +1,51 @@
+# make demo    install what the demo needs, and serve it            (make demo ARGS="--port 8000")
+# make test    install what the tests need, and run every check     (make test PYTEST_ARGS="-k diff")
+# make lint    the checks that read the code only
+# make clean   remove what the above made, the demo's data included
+
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?=
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --editable
+
+.PHONY: demo test lint checks clean
+
+demo: $(VENV)/.installed-demo
+	@exec $(BIN)/python manage.py demo $(ARGS)
+
+test: checks
+	@chromium=$$(sh tests/browser/chromium.sh) && \
+	CHROMIUM=$$chromium $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: checks
+
+checks: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The stamps make a second run a matter of milliseconds; installing dev installs demo, too.
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	@echo "Installing the demo into $(VENV) (once, less than a minute) ..."
+	@$(PIP) '.[demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	@echo "Installing the tests' tools into $(VENV) (once) ..."
+	@$(PIP) '.[dev]'
+	@touch $@ $(VENV)/.installed-demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "python3 -m venv failed; on Debian: apt-get install python3-venv" >&2; exit 2; }
+
+clean:
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""Every error that this package raises on purpose.
+
+One base class, so that a caller can catch them all; the docstring of a subclass is its default
+message. A message says what is wrong and then what to do about it.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+
+class AuditError(Exception):
+    """The audit trail cannot do what was asked."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or inspect.getdoc(type(self)) or "")
+
+
+class ConfigurationError(AuditError):
+    """The audit trail is not configured as it must be."""
+
+
+class NotInitializedError(ConfigurationError):
+    """The AuditLogger has no models yet: call audit_logger.init(db.Model) first."""
+
+
+class AlreadyInitializedError(ConfigurationError):
+    """This AuditLogger was initialised before: create a second AuditLogger instead."""
+
+
+class NotRegisteredError(ConfigurationError):
+    """No AuditLogger is registered with this application: call audit_logger.init_app(app)."""
+
+
+class NotVersionedError(ConfigurationError):
+    """This model or table is not tracked: give the model __versioned__ = {}."""
+
+
+class MissingPrimaryKeyError(ConfigurationError):
+    """A table without a primary key has no records to follow: add a primary key."""
+
+
+class UnknownColumnError(ConfigurationError):
+    """An excluded column does not exist in its table: correct the name or remove it."""
+
+
+class InvalidOptionError(ConfigurationError):
+    """__versioned__ holds an option that does not exist or has a wrong value."""
+
+
+class ActorClassError(ConfigurationError):
+    """The actor class is not a mapped class with a single-column primary key."""
+
+
+class UnsupportedDatabaseError(AuditError):
+    """The audit trail works on PostgreSQL only: configure a postgresql+psycopg2:// address."""
+
+
+class NotInstalledError(AuditError):
+    """The audit schema is not installed here: run the migrations, or db.create_all()."""
+
+
+class InstallationConflictError(AuditError):
+    """Something that is not ours stands where the audit trail has to be installed."""
+
+
+class NotGrantedError(AuditError):
+    """This database role has not been granted what it tried."""
+
+
+class InvalidCursorError(AuditError):
+    """This page address is damaged: go back to the first page."""
+
+
+class RecordNotFoundError(AuditError):
+    """The trail holds nothing under this address."""

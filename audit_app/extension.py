@@ -1,0 +1,457 @@
+"""``AuditLogger``: the options, ``init``, ``init_app``. It wires the other modules together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Any
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from flask import Flask, current_app
+from sqlalchemy import orm
+
+from audit_app import context, install, models, sql
+from audit_app.context import UNSET, ContextSource, Options
+from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
+from audit_app.errors import (
+    ActorClassError,
+    AlreadyInitializedError,
+    AuditError,
+    ConfigurationError,
+    NotGrantedError,
+    NotInitializedError,
+    NotVersionedError,
+)
+
+_KEY = "audit_app"  # in app.extensions
+
+
+class AuditLogger:
+    """The audit trail of one declarative base.
+
+    ::
+
+        audit_logger = AuditLogger(can_view=lambda actor: actor is not None and actor.is_admin)
+        audit_logger.init(db.Model)     # before or after the models
+        audit_logger.init_app(app)      # after db.init_app(app)
+
+    :param get_actor_id: returns the id of the acting person: an int, a str, a UUID, an object with
+        an id, or None. Without it, Flask-Login's ``current_user`` is asked where it is installed.
+    :param get_actor_label: returns the name to keep beside the id; it gets the actor as
+        :meth:`current_actor` returns it. The trail outlives the person's own record.
+    :param get_client_addr: returns the client's address. Without it, ``request.remote_addr``: put
+        werkzeug's ProxyFix in front where a proxy stands.
+    :param actor_cls: the mapped class of the actors, or its name; None does without one. Without
+        it, ``"User"`` where there is such a model.
+    :param schema_name: the schema of the trail, 63 bytes at the most.
+    :param can_view: tells whether an actor may see the pages. Without it, nobody may.
+    :param default_actor_id: who acts where nobody else is known (a job, a command).
+    :param default_actor_label: the name of that actor.
+    :raises ConfigurationError: if an option is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        get_actor_id: Callable[[], Any] | None = None,
+        get_actor_label: Callable[[Any], str | None] | None = None,
+        get_client_addr: Callable[[], str | None] | None = None,
+        actor_cls: type[Any] | str | None = UNSET,
+        schema_name: str | None = "audit",
+        can_view: Callable[[Any], bool] | None = None,
+        default_actor_id: Any = None,
+        default_actor_label: str | None = None,
+    ) -> None:
+        for name, option in (
+            ("get_actor_id", get_actor_id),
+            ("get_actor_label", get_actor_label),
+            ("get_client_addr", get_client_addr),
+            ("can_view", can_view),
+        ):
+            if option is not None and not callable(option):
+                raise ConfigurationError(f"{name}={option!r} cannot be called: pass a function.")
+        self.schema_name = sql.check_schema_name(schema_name or "audit")
+        self.can_view = can_view
+        self._actor_cls = actor_cls
+        self._base: type[Any] | None = None
+        self._models: models.ModelSet | None = None
+        self._registered: dict[sa.Table, tuple[str, Mapping[str, Any]]] = {}
+        self._engines: WeakSet[sa.Engine] = WeakSet()
+        self._source = ContextSource(
+            Options(
+                get_actor_id=get_actor_id,
+                get_actor_label=get_actor_label,
+                get_client_addr=get_client_addr,
+                default_actor_id=default_actor_id,
+                default_actor_label=default_actor_label,
+            )
+        )
+
+    # -- Wiring -------------------------------------------------------------------------------
+
+    def init(self, base: type[Any]) -> None:
+        """Map the trail's models on ``base`` (``db.Model``), before or after its other models.
+
+        :raises AlreadyInitializedError: on a second call.
+        """
+        if self._base is not None:
+            raise AlreadyInitializedError(
+                "This AuditLogger has its models already: call init() once, and create a second "
+                "AuditLogger with another schema_name for a second base."
+            )
+        self._models = models.build_models(base, self.schema_name)
+        self._base = base
+        sa.event.listen(orm.Mapper, "before_configured", self._relate_actor)
+        sa.event.listen(orm.Mapper, "after_configured", self.audited_tables)
+        sa.event.listen(self.metadata, "before_create", self._before_create)
+        sa.event.listen(self.metadata, "after_create", self._after_create)
+        sa.event.listen(self.metadata, "after_drop", self._after_drop)
+
+    def init_app(self, app: Flask) -> None:
+        """Attach the trail to ``app``'s database.
+
+        :raises NotInitializedError: before :meth:`init`.
+        :raises ConfigurationError: if the database is not configured yet, or another AuditLogger
+            serves this application.
+        :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
+        """
+        metadata = self.metadata
+        if app.extensions.get(_KEY, self) is not self:
+            raise ConfigurationError(
+                "Another AuditLogger is registered with this application: an application has one."
+            )
+        if "sqlalchemy" not in app.extensions:
+            raise ConfigurationError(
+                "The database is not configured yet: call db.init_app(app) before "
+                "audit_logger.init_app(app)."
+            )
+        with app.app_context():
+            engines = app.extensions["sqlalchemy"].engines
+            bind_key = metadata.info.get("bind_key")
+            if bind_key not in engines:
+                raise ConfigurationError(
+                    f"The models' database (bind {bind_key!r}) is not configured: set "
+                    "SQLALCHEMY_DATABASE_URI or SQLALCHEMY_BINDS."
+                )
+            self.attach(engines[bind_key])
+        app.config.setdefault("AUDIT_TIME_ZONE", "UTC")
+        app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
+        app.extensions[_KEY] = self
+
+    def attach(self, engine: sa.Engine) -> None:
+        """Make the writes through ``engine`` carry their context; for engines besides the app's.
+
+        :raises UnsupportedDatabaseError: if it is not PostgreSQL.
+        """
+        install.require_postgresql(engine.dialect)
+        if engine not in self._engines:
+            self._engines.add(engine)
+            context.attach(engine, self._source)
+            sa.event.listen(engine, "handle_error", self._explain)
+
+    # -- What there is ------------------------------------------------------------------------
+
+    @property
+    def base(self) -> type[Any]:
+        """The declarative base that :meth:`init` got."""
+        if self._base is None:
+            raise NotInitializedError
+        return self._base
+
+    @property
+    def metadata(self) -> sa.MetaData:
+        metadata: sa.MetaData = self.base.metadata
+        return metadata
+
+    @property
+    def activity_cls(self) -> Any:
+        """The mapped class of the recorded changes (:class:`audit_app.models.ActivityMixin`)."""
+        if self._models is None:
+            raise NotInitializedError
+        return self._models.activity
+
+    @property
+    def transaction_cls(self) -> Any:
+        """The mapped class of the transactions (:class:`audit_app.models.TransactionMixin`)."""
+        if self._models is None:
+            raise NotInitializedError
+        return self._models.transaction
+
+    @property
+    def actor_cls(self) -> type[Any] | None:
+        """The mapped class of the actors; None without one.
+
+        :raises ActorClassError: if the name that was given is not a model.
+        """
+        name = "User" if self._actor_cls is UNSET else self._actor_cls
+        if name is None:
+            return None
+        found = models.resolve_actor_class(self.base, name)
+        if found is None and self._actor_cls is not UNSET:
+            known = sorted(m.class_.__name__ for m in self.base.registry.mappers)
+            raise ActorClassError(
+                f"actor_cls={name!r} is not a model of this base: import its module before the "
+                f"models are first used, or use one of {', '.join(known)}, or actor_cls=None."
+            )
+        return found
+
+    @property
+    def session(self) -> Any:
+        """The ``db.session`` of the current application."""
+        return current_app.extensions["sqlalchemy"].session
+
+    @property
+    def trail(self) -> Trail:
+        """The audit schema as a value: its tables and functions."""
+        pair = self._models
+        if pair is None:  # hand-written revisions may run without an application
+            pair = models.build_models(orm.declarative_base(), self.schema_name)
+        return Trail(self.schema_name, (pair.transaction.__table__, pair.activity.__table__))
+
+    def audited_tables(self) -> tuple[AuditedTable, ...]:
+        """Return what is tracked: models with ``__versioned__``, tables with
+        ``info["versioned"]``, and what :meth:`audit_table` added; sorted by schema and name.
+
+        :raises InvalidOptionError, UnknownColumnError, MissingPrimaryKeyError: for a wrong
+            ``__versioned__``.
+        :raises ConfigurationError: for a model of another database.
+        """
+        tables = merge(
+            audited_table(self.schema_name, table, options, owner=owner, aliases=aliases)
+            for table, options, owner, aliases in self._declared()
+        )
+        check_trail_tables(self.trail.tables, tables)
+        return tables
+
+    def audited(self, target: Any) -> AuditedTable:
+        """Return how ``target`` is tracked.
+
+        :param target: a model, an instance of one, or a ``Table``.
+        :raises NotVersionedError: if it is not.
+        """
+        table = target if isinstance(target, sa.Table) else getattr(target, "__table__", None)
+        if table is not None:
+            for audited in self.audited_tables():
+                if (audited.explicit_schema, audited.name) == (table.schema, table.name):
+                    return audited
+        name = getattr(target, "__name__", None) or getattr(target, "fullname", repr(target))
+        raise NotVersionedError(
+            f"{name} is not tracked: give the model __versioned__ = {{}}, the Table "
+            'info={"versioned": {}}, or call audit_logger.audit_table(table).'
+        )
+
+    def audit_table(self, table: Any, exclude_columns: Iterable[str] | None = None) -> None:
+        """Track a table that says nothing itself: a ``Table`` without a model.
+
+        The triggers come with ``db.create_all()`` or the next migration.
+
+        :raises UnknownColumnError: if an excluded column does not exist.
+        :raises MissingPrimaryKeyError: if the table has no primary key.
+        """
+        table = getattr(table, "__table__", table)
+        if not isinstance(table, sa.Table):
+            raise NotVersionedError(f"{table!r} is not a Table: pass a Table or a model.")
+        options = {"exclude": list(exclude_columns)} if exclude_columns is not None else {}
+        audited_table(self.schema_name, table, options, owner=f"The table {table.fullname!r}")
+        self._registered[table] = (f"The table {table.fullname!r}", options)
+
+    def history(self, target: Any, identity: Any = None) -> sa.Select[Any]:
+        """Return the query for a record's activities, the newest first.
+
+        :param target: an instance; or a model or ``Table``, with the record's ``identity``.
+        :raises NotVersionedError: if the table is not tracked.
+        """
+        from audit_app import history
+
+        audited = self.audited(target)
+        if identity is None and not isinstance(target, type | sa.Table):
+            identity = sa.inspect(target).identity
+        return history.of_record(self.activity_cls, audited.schema, audited.name, identity)
+
+    # -- Context ------------------------------------------------------------------------------
+
+    def context(
+        self,
+        *,
+        actor_id: Any = UNSET,
+        actor_label: str | None = UNSET,
+        client_addr: str | None = UNSET,
+        reason: str | None = UNSET,
+        **metadata: Any,
+    ) -> AbstractContextManager[None]:
+        """Say who acts and why, for the writes inside of the block. Blocks nest.
+
+        Flush or commit inside of the block: what counts is when a statement runs.
+
+        :param metadata: kept as JSON in ``transaction.metadata``; inner blocks add to outer ones.
+        """
+        return self._source.override(
+            metadata=metadata,
+            actor_id=actor_id,
+            actor_label=actor_label,
+            client_addr=client_addr,
+            reason=reason,
+        )
+
+    def current_actor(self) -> Any:
+        """Return who acts now: Flask-Login's user, or what ``get_actor_id`` returns, or None."""
+        return self._source.current_actor()
+
+    def arm(self, connection: Any) -> None:
+        """Send the context now, for writes that go around SQLAlchemy (COPY by a driver cursor).
+
+        :param connection: a ``Connection`` or a ``Session``.
+        """
+        context.arm(_connection(connection), self._source)
+
+    @contextmanager
+    def disable(self, session: Any, reason: str | None = None) -> Iterator[None]:
+        """Suspend the capture inside of the block, and leave a mark of it in the trail.
+
+        Ends with the block or the transaction, whichever comes first; nests.
+
+        :param session: a ``Session``, ``db.session`` or a ``Connection``.
+        :raises NotGrantedError: if the database role may not suspend the capture.
+        :raises NotInstalledError: if the trail is not installed.
+        """
+        functions = getattr(sa.func, self.schema_name)
+        _flush(session)
+        try:
+            suspension = session.execute(sa.select(functions.suspend(reason))).scalar_one()
+        except sa.exc.ProgrammingError as error:
+            if install.sqlstate(error) == "42501":
+                raise NotGrantedError(
+                    "This database role may not suspend the capture: grant it USAGE on the schema "
+                    f"{self.schema_name} and EXECUTE on its functions suspend and resume."
+                ) from error
+            if install.is_undefined(error):
+                raise install.not_installed(self.schema_name) from error
+            raise
+        resume = sa.select(functions.resume(suspension))
+        try:
+            yield
+            _flush(session)
+        except BaseException:
+            # In a failed transaction nothing can be done, and its rollback ends the suspension.
+            with suppress(sa.exc.SQLAlchemyError):
+                session.execute(resume)
+            raise
+        session.execute(resume)
+
+    # -- SQL for hand-written revisions -------------------------------------------------------
+
+    def render_tmpl(self, name: str) -> str:
+        """Return the SQL of a file in ``audit_app/sql`` for this schema.
+
+        Valid under ``op.execute(text)``, ``sa.text()`` and ``sa.schema.DDL()``.
+
+        :raises ConfigurationError: if there is no such file.
+        """
+        return sql.render(name, self.schema_name)
+
+    def operators_sql(self) -> str:
+        """Return the SQL of the helper functions for values. No operator is created."""
+        return self.render_tmpl("values.sql")
+
+    def audit_table_sql(self) -> str:
+        """Return the SQL of the trail's tables (IF NOT EXISTS) and of all its functions."""
+        return self.trail.install_sql
+
+    def install(self, connection: sa.Connection) -> None:
+        """Install the trail, and the triggers of every tracked table that exists; repeatable.
+
+        :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
+        :raises InstallationConflictError: if something that is not ours is in the way.
+        """
+        install.install_trail(connection, self.trail)
+        install.install_tables(connection, self.audited_tables())
+
+    # -- Listeners ----------------------------------------------------------------------------
+
+    def _declared(
+        self,
+    ) -> Iterator[tuple[sa.Table, object, str, Mapping[str, str]]]:
+        for mapper in sorted(self.base.registry.mappers, key=lambda m: m.class_.__name__):
+            options = getattr(mapper.class_, "__versioned__", None)
+            if options is None or not isinstance(mapper.local_table, sa.Table):
+                continue
+            owner = mapper.class_.__name__
+            if mapper.local_table.metadata is not self.metadata:
+                raise ConfigurationError(
+                    f"{owner} has __versioned__ but lives in another database (bind "
+                    f"{mapper.local_table.metadata.info.get('bind_key')!r}): an AuditLogger tracks "
+                    "the database of its base."
+                )
+            aliases = {p.key: p.columns[0].name for p in mapper.column_attrs}
+            yield mapper.local_table, _inherited(mapper, options), owner, aliases
+        for table in self.metadata.tables.values():
+            if table.info.get("versioned") is not None:
+                yield table, table.info["versioned"], f"The table {table.fullname!r}", {}
+        for table, (owner, options) in self._registered.items():
+            yield table, options, owner, {}
+
+    def _relate_actor(self) -> None:
+        actor_cls = self.actor_cls
+        if actor_cls is not None and "actor" not in sa.inspect(self.transaction_cls).attrs:
+            models.relate_actor(self.transaction_cls, actor_cls)
+
+    def _before_create(self, target: sa.MetaData, connection: sa.Connection, **_: Any) -> None:
+        install.require_postgresql(connection.dialect)
+        install.install_schema(connection, self.trail)
+
+    def _after_create(self, target: sa.MetaData, connection: sa.Connection, **_: Any) -> None:
+        # create_all(tables=[…]) may have left the trail's own tables out.
+        if install.is_installed(connection, self.trail):
+            self.install(connection)
+
+    def _after_drop(
+        self, target: sa.MetaData, connection: sa.Connection, tables: Iterable[sa.Table], **_: Any
+    ) -> None:
+        if not set(self.trail.tables) - set(tables):
+            connection.execute(sa.text(self.trail.drop_sql))
+
+    def _explain(self, failure: sa.engine.ExceptionContext) -> None:
+        """Say what a missing trail means, instead of "relation does not exist"."""
+        error = failure.original_exception
+        named = self.schema_name in (failure.statement or "")
+        if isinstance(error, Exception) and named and install.is_undefined(error):
+            raise install.not_installed(self.schema_name) from error
+
+
+def get_logger(app: Flask | None = None) -> AuditLogger:
+    """Return the AuditLogger of ``app``, by default of the current application.
+
+    :raises NotRegisteredError: if there is none.
+    """
+    found = (app or current_app).extensions.get(_KEY)
+    if not isinstance(found, AuditLogger):
+        from audit_app.errors import NotRegisteredError
+
+        raise NotRegisteredError
+    return found
+
+
+def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
+    """Cut a parent's ``exclude`` to the columns of this table of a joined inheritance."""
+    if mapper.inherits is None or not isinstance(options, Mapping):
+        return options
+    exclude = options.get("exclude")
+    if not isinstance(exclude, list | tuple | set | frozenset):
+        return options
+    everywhere = {c.name for table in mapper.tables for c in table.c} | set(mapper.attrs.keys())
+    local = set(mapper.local_table.c.keys())
+    return {**options, "exclude": [c for c in exclude if c in local or c not in everywhere]}
+
+
+def _connection(target: Any) -> sa.Connection:
+    found = target if isinstance(target, sa.Connection) else target.connection()
+    if not isinstance(found, sa.Connection):
+        raise AuditError(f"{target!r} is neither a Connection nor a Session: pass one of them.")
+    return found
+
+
+def _flush(session: Any) -> None:
+    """What waits in the session belongs to the state it was added under."""
+    if not isinstance(session, sa.Connection):
+        session.flush()

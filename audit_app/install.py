@@ -1,0 +1,145 @@
+"""Installing the trail over a live connection. The catalog is the truth: ask it, then act."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from audit_app.errors import (
+    AuditError,
+    InstallationConflictError,
+    MissingPrimaryKeyError,
+    NotInstalledError,
+    UnknownColumnError,
+    UnsupportedDatabaseError,
+)
+
+if TYPE_CHECKING:
+    from audit_app.ddl import AuditedTable, Trail
+
+_UNDEFINED = frozenset({"3F000", "42P01", "42883"})  # schema, table, function
+_ERRORS: dict[str, type[AuditError]] = {
+    "42703": UnknownColumnError,  # undefined_column
+    "42710": InstallationConflictError,  # duplicate_object
+    "42P16": MissingPrimaryKeyError,  # invalid_table_definition
+}
+
+
+def require_postgresql(dialect: sa.Dialect) -> None:
+    """Refuse a database that cannot hold the trail.
+
+    :raises UnsupportedDatabaseError: if it is not PostgreSQL.
+    """
+    if dialect.name != "postgresql":
+        raise UnsupportedDatabaseError(
+            f"The audit trail works on PostgreSQL only, and this application's database is "
+            f"{dialect.name}: set SQLALCHEMY_DATABASE_URI to a postgresql+psycopg2:// address."
+        )
+
+
+def is_installed(connection: sa.Connection, trail: Trail) -> bool:
+    """Tell whether the tables of the trail exist in this database."""
+    query = sa.text("SELECT to_regclass(:activity) IS NOT NULL AND to_regclass(:other) IS NOT NULL")
+    schema = '"' + trail.schema_name.replace('"', '""') + '"'
+    names = {"activity": f"{schema}.activity", "other": f"{schema}.transaction"}
+    return bool(connection.scalar(query, names))
+
+
+def install_schema(connection: sa.Connection, trail: Trail) -> None:
+    """Create the schema; nothing happens if it exists."""
+    require_postgresql(connection.dialect)
+    exists = connection.scalar(
+        sa.text("SELECT to_regnamespace(quote_ident(:name)) IS NOT NULL"),
+        {"name": trail.schema_name},
+    )
+    if not exists:
+        connection.execute(sa.text(trail.schema_sql))
+
+
+def install_trail(connection: sa.Connection, trail: Trail) -> None:
+    """Create or update the tables and functions of the trail; a current one is left alone.
+
+    :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
+    """
+    install_schema(connection, trail)
+    comment = connection.scalar(
+        sa.text("SELECT obj_description(to_regnamespace(quote_ident(:name)), 'pg_namespace')"),
+        {"name": trail.schema_name},
+    )
+    if comment is None or trail.digest not in comment or not is_installed(connection, trail):
+        connection.execute(sa.text(trail.install_sql))
+
+
+def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) -> None:
+    """Start to track each of ``tables`` that exists in the database.
+
+    :raises NotInstalledError: if the trail is not installed.
+    :raises InstallationConflictError: if a table has a trigger of ours that is somebody else's.
+    """
+    for table in tables:
+        if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": table.regclass}):
+            _run(connection, table, "audit_table", exclude=list(table.exclude))
+
+
+def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
+    """Stop to track ``table``. What was recorded stays.
+
+    :raises NotInstalledError: if the trail is not installed.
+    """
+    _run(connection, table, "unaudit_table")
+
+
+def _run(connection: sa.Connection, table: AuditedTable, function: str, **options: object) -> None:
+    call = getattr(getattr(sa.func, table.audit_schema), function)
+    target = sa.cast(sa.literal(table.regclass, sa.Text), REGCLASS)
+    arguments = [
+        sa.cast(sa.literal(value, sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
+        for value in options.values()
+    ]
+    try:
+        with connection.begin_nested():
+            connection.execute(sa.select(call(target, *arguments)))
+    except sa.exc.DBAPIError as error:
+        raise _explain(error, table) from error
+
+
+def _explain(error: sa.exc.DBAPIError, table: AuditedTable) -> Exception:
+    code = sqlstate(error)
+    if code in _UNDEFINED:
+        return not_installed(table.audit_schema)
+    kind = _ERRORS.get(code or "")
+    diagnosis = getattr(error.orig, "diag", None)
+    if kind is None or diagnosis is None:
+        return error
+    return kind(f"{diagnosis.message_primary}: {diagnosis.message_hint}")
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Return the five-character code that PostgreSQL gave ``error``; None if it gave none."""
+    original = getattr(error, "orig", error)
+    # The name of the attribute in psycopg and in psycopg2.
+    return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+
+
+def is_undefined(error: BaseException) -> bool:
+    """Tell whether a statement failed because a schema, table or function does not exist."""
+    return sqlstate(error) in _UNDEFINED
+
+
+def not_installed(schema_name: str) -> NotInstalledError:
+    """Return the error for a database without the trail."""
+    return NotInstalledError(
+        f"The audit schema {schema_name!r} is not installed in this database: run the migrations "
+        "(flask db upgrade), or db.create_all() for a database without migrations."
+    )
+
+
+class REGCLASS(sa.types.UserDefinedType[str]):
+    """The name of a relation, resolved by PostgreSQL."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **kw: object) -> str:
+        return "REGCLASS"

@@ -1,0 +1,14 @@
+-- The document with one key renamed; every other document, {} and NULL included, unchanged.
+CREATE OR REPLACE FUNCTION @schema@.jsonb_change_key_name(data jsonb, old_key text, new_key text)
+RETURNS jsonb
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN data OPERATOR(pg_catalog.?) old_key AND old_key OPERATOR(pg_catalog.<>) new_key THEN
+            (data OPERATOR(pg_catalog.-) old_key)
+            OPERATOR(pg_catalog.||)
+            pg_catalog.jsonb_build_object(new_key, data OPERATOR(pg_catalog.->) old_key)
+        ELSE data
+    END;
+END;

@@ -1,0 +1,85 @@
+-- Suspending the capture. There is no setting that does it: a suspension is a row in the trail, and
+-- the trail can be written only through these two functions, which must be granted.
+
+CREATE OR REPLACE FUNCTION @schema@.suspend(reason text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    _id bigint;
+BEGIN
+    INSERT INTO @schema@.activity (
+        transaction_id, native_transaction_id, issued_at, relid, depth,
+        schema_name, table_name, verb, changed_data
+    ) VALUES (
+        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
+        '@schema@.activity'::regclass, pg_trigger_depth(),
+        @schema_literal@, 'activity', 'suspend', jsonb_strip_nulls(jsonb_build_object('reason', reason))
+    )
+    RETURNING id INTO _id;
+    -- The stack of open suspensions, the innermost last. Worth nothing without the rows it names.
+    PERFORM set_config(
+        'audit_app.suspension',
+        ltrim(concat(current_setting('audit_app.suspension', true), ' ', _id)),
+        true
+    );
+    RETURN _id;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @schema@.resume(suspension bigint)
+RETURNS void
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    _open text[] := string_to_array(coalesce(current_setting('audit_app.suspension', true), ''), ' ');
+BEGIN
+    -- After a commit inside the block there is nothing left to resume.
+    IF NOT suspension::text = ANY (_open) THEN
+        RETURN;
+    END IF;
+    INSERT INTO @schema@.activity (
+        transaction_id, native_transaction_id, issued_at, relid, depth,
+        schema_name, table_name, verb, changed_data
+    ) VALUES (
+        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
+        '@schema@.activity'::regclass, pg_trigger_depth(),
+        @schema_literal@, 'activity', 'resume', jsonb_build_object('suspension', suspension)
+    );
+    PERFORM set_config(
+        'audit_app.suspension', array_to_string(array_remove(_open, suspension::text), ' '), true
+    );
+END
+$function$;
+
+-- Asked by the capture functions only where the setting is not empty.
+CREATE OR REPLACE FUNCTION @schema@.is_suspended()
+RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+AS $function$
+BEGIN
+    RETURN EXISTS (
+        SELECT
+        FROM unnest(string_to_array(pg_catalog.current_setting('audit_app.suspension', true), ' ')) AS open (id)
+        JOIN @schema@.activity AS a
+          ON a.id = CASE WHEN open.id ~ '^[0-9]{1,18}$' THEN open.id::bigint END
+        JOIN @schema@.transaction AS t ON t.id = a.transaction_id
+        WHERE a.verb = 'suspend'
+          AND a.native_transaction_id = pg_catalog.pg_current_xact_id()
+          AND t.issued_at = pg_catalog.transaction_timestamp()
+          AND NOT EXISTS (
+              SELECT
+              FROM @schema@.activity AS r
+              WHERE r.native_transaction_id = a.native_transaction_id
+                AND r.id > a.id
+                AND r.verb = 'resume'
+                AND (r.changed_data ->> 'suspension') = a.id::text
+          )
+    );
+END
+$function$;

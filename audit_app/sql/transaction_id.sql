@@ -1,0 +1,78 @@
+-- The row of @schema@.transaction for this database transaction and the present context, made at
+-- the first change. Called by the capture functions only, which fix the search_path.
+CREATE OR REPLACE FUNCTION @schema@.transaction_id()
+RETURNS bigint
+LANGUAGE plpgsql
+AS $function$
+DECLARE
+    -- Any role can set these two, to anything. The context is a claim; the memo saves a search.
+    _context text := coalesce(pg_catalog.current_setting('audit_app.context', true), '');
+    _memo text := coalesce(pg_catalog.current_setting('audit_app.transaction', true), '');
+    _id bigint;
+    _claims jsonb;
+    _client_addr inet;
+BEGIN
+    -- The memo is "<id> <context>". It is believed only if the row it names was made by this very
+    -- transaction: ids repeat in a restored cluster, so the number alone would not do.
+    IF _memo ~ '^[0-9]{1,18} ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
+        SELECT t.id INTO _id
+        FROM @schema@.transaction AS t
+        WHERE t.id = split_part(_memo, ' ', 1)::bigint
+          AND t.native_transaction_id = pg_catalog.pg_current_xact_id()
+          AND t.issued_at = pg_catalog.transaction_timestamp();
+        IF FOUND THEN
+            RETURN _id;
+        END IF;
+    END IF;
+
+    IF _context <> '' THEN
+        BEGIN
+            _claims := _context::jsonb;
+            IF jsonb_typeof(_claims) <> 'object' THEN
+                RAISE data_exception;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            -- Whoever set garbage must neither break the write nor hide that it was garbage.
+            _claims := jsonb_build_object('metadata', jsonb_build_object('invalid_context', left(_context, 1000)));
+        END;
+        IF _claims ? 'client_addr' THEN
+            BEGIN
+                _client_addr := (_claims ->> 'client_addr')::inet;
+            EXCEPTION WHEN OTHERS THEN
+                _claims := jsonb_set(
+                    _claims,
+                    '{metadata}',
+                    CASE jsonb_typeof(_claims -> 'metadata') WHEN 'object' THEN _claims -> 'metadata' ELSE '{}' END
+                    || jsonb_build_object('client_addr', left(_claims ->> 'client_addr', 200))
+                );
+            END;
+        END IF;
+    END IF;
+
+    INSERT INTO @schema@.transaction (
+        native_transaction_id, issued_at, actor_id, actor_label, client_addr,
+        session_user_name, role_name, application_name,
+        request_id, method, url, reason, metadata
+    ) VALUES (
+        pg_catalog.pg_current_xact_id(),
+        pg_catalog.transaction_timestamp(),
+        -- An index entry has a limit; an actor beyond it must not fail the write.
+        left(_claims ->> 'actor_id', 500),
+        left(_claims ->> 'actor_label', 500),
+        _client_addr,
+        session_user,
+        -- current_user is the owner of the capture function here.
+        coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user),
+        nullif(pg_catalog.current_setting('application_name', true), ''),
+        _claims ->> 'request_id',
+        _claims ->> 'method',
+        _claims ->> 'url',
+        _claims ->> 'reason',
+        _claims -> 'metadata'
+    )
+    RETURNING id INTO _id;
+
+    PERFORM pg_catalog.set_config('audit_app.transaction', concat(_id, ' ', _context), true);
+    RETURN _id;
+END
+$function$;

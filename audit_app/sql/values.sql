@@ -1,0 +1,51 @@
+-- How values enter the trail where to_jsonb alone would fail or lose something. None of these
+-- needs a search_path: every name in them is qualified, and they run as whoever calls them.
+
+-- What is stored in place of a value that is too large for a jsonb document (256 MB in all).
+CREATE OR REPLACE FUNCTION @schema@.large_value(value bytea, beginning text)
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    RETURN pg_catalog.jsonb_build_object(
+        '$audit', 'too large',
+        'bytes', pg_catalog.octet_length(value),
+        'sha256', pg_catalog.encode(pg_catalog.sha256(value), 'hex'),
+        'beginning', beginning
+    );
+END
+$function$;
+
+-- A json value may hold what jsonb cannot (\u0000, a number of 200,000 digits), also deep inside of
+-- an array or a composite type. Such a value is kept as its text.
+CREATE OR REPLACE FUNCTION @schema@.jsonb_or_text(value anyelement)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE
+AS $function$
+BEGIN
+    RETURN pg_catalog.to_jsonb(value);
+EXCEPTION
+    WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
+        RETURN pg_catalog.to_jsonb(value::pg_catalog.text);
+END
+$function$;
+
+-- A key that is longer than an index entry may be is stored by its beginning and its digest.
+CREATE OR REPLACE FUNCTION @schema@.object_id(key text)
+RETURNS text
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    IF pg_catalog.octet_length(key) OPERATOR(pg_catalog.<=) 1000 THEN
+        RETURN key;
+    END IF;
+    RETURN pg_catalog.concat(
+        pg_catalog.left(key, 100),
+        '… sha256=',
+        pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(key, 'UTF8')), 'hex')
+    );
+END
+$function$;

@@ -1,0 +1,58 @@
+"""Fixtures for every layer of tests. All of them run on a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+
+from audit_app import AuditLogger
+from tests import server as servers
+from tests.trail import Trail, install
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> servers.Server:
+    """The server that all workers of this run share."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent
+    return servers.start(root / "pg", worker_id)
+
+
+@pytest.fixture
+def database_url(server: servers.Server) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    with server.database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def trail_template(server: servers.Server) -> Iterator[str]:
+    """The name of a database to clone, in which the trail is installed and nothing else."""
+    with server.database() as url:
+        engine = sa.create_engine(url)
+        install(engine)
+        engine.dispose()
+        yield sa.make_url(url).database or ""
+
+
+@pytest.fixture
+def trail_url(server: servers.Server, trail_template: str) -> Iterator[str]:
+    """The URL of a new database with the trail in the schema ``audit``."""
+    with server.database(trail_template) as url:
+        yield url
+
+
+@pytest.fixture
+def trail(trail_url: str) -> Iterator[Trail]:
+    """A new database with the trail, to write SQL in and to read the trail of."""
+    opened = Trail(trail_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def audit_logger() -> AuditLogger:
+    """A logger with its own base, as a project would have it."""
+    return AuditLogger()
