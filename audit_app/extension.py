@@ -102,8 +102,9 @@ class AuditLogger:
             )
         self._models = models.build_models(base, self.schema_name)
         self._base = base
-        sa.event.listen(orm.Mapper, "before_configured", self._relate_actor)
-        sa.event.listen(orm.Mapper, "after_configured", self.audited_tables)
+        # The first use of a model configures it, and by that tells what is wrong with it.
+        sa.event.listen(self._models.transaction, "before_mapper_configured", self._relate_actor)
+        sa.event.listen(base, "mapper_configured", self._check_mapper, propagate=True)
         sa.event.listen(self.metadata, "before_create", self._before_create)
         sa.event.listen(self.metadata, "after_create", self._after_create)
         sa.event.listen(self.metadata, "after_drop", self._after_drop)
@@ -325,8 +326,6 @@ class AuditLogger:
                     "This database role may not suspend the capture: grant it USAGE on the schema "
                     f"{self.schema_name} and EXECUTE on its functions suspend and resume."
                 ) from error
-            if install.is_undefined(error):
-                raise install.not_installed(self.schema_name) from error
             raise
         resume = sa.select(functions.resume(suspension))
         try:
@@ -373,27 +372,36 @@ class AuditLogger:
         self,
     ) -> Iterator[tuple[sa.Table, object, str, Mapping[str, str]]]:
         for mapper in sorted(self.base.registry.mappers, key=lambda m: m.class_.__name__):
-            options = getattr(mapper.class_, "__versioned__", None)
-            if options is None or not isinstance(mapper.local_table, sa.Table):
-                continue
-            owner = mapper.class_.__name__
-            if mapper.local_table.metadata is not self.metadata:
-                raise ConfigurationError(
-                    f"{owner} has __versioned__ but lives in another database (bind "
-                    f"{mapper.local_table.metadata.info.get('bind_key')!r}): an AuditLogger tracks "
-                    "the database of its base."
-                )
-            aliases = {p.key: p.columns[0].name for p in mapper.column_attrs}
-            yield mapper.local_table, _inherited(mapper, options), owner, aliases
+            yield from self._declared_by(mapper)
         for table in self.metadata.tables.values():
             if table.info.get("versioned") is not None:
                 yield table, table.info["versioned"], f"The table {table.fullname!r}", {}
         for table, (owner, options) in self._registered.items():
             yield table, options, owner, {}
 
-    def _relate_actor(self) -> None:
+    def _declared_by(
+        self, mapper: orm.Mapper[Any]
+    ) -> Iterator[tuple[sa.Table, object, str, Mapping[str, str]]]:
+        options = getattr(mapper.class_, "__versioned__", None)
+        if options is None or not isinstance(mapper.local_table, sa.Table):
+            return
+        owner = mapper.class_.__name__
+        if mapper.local_table.metadata is not self.metadata:
+            raise ConfigurationError(
+                f"{owner} has __versioned__ but lives in another database (bind "
+                f"{mapper.local_table.metadata.info.get('bind_key')!r}): an AuditLogger tracks "
+                "the database of its base."
+            )
+        aliases = {key: column.name for key, column in mapper.columns.items()}
+        yield mapper.local_table, _inherited(mapper, options), owner, aliases
+
+    def _check_mapper(self, mapper: orm.Mapper[Any], _: type[Any]) -> None:
+        for table, options, owner, aliases in self._declared_by(mapper):
+            audited_table(self.schema_name, table, options, owner=owner, aliases=aliases)
+
+    def _relate_actor(self, *_: Any) -> None:
         actor_cls = self.actor_cls
-        if actor_cls is not None and "actor" not in sa.inspect(self.transaction_cls).attrs:
+        if actor_cls is not None:
             models.relate_actor(self.transaction_cls, actor_cls)
 
     def _before_create(self, target: sa.MetaData, connection: sa.Connection, **_: Any) -> None:
@@ -414,8 +422,7 @@ class AuditLogger:
     def _explain(self, failure: sa.engine.ExceptionContext) -> None:
         """Say what a missing trail means, instead of "relation does not exist"."""
         error = failure.original_exception
-        named = self.schema_name in (failure.statement or "")
-        if isinstance(error, Exception) and named and install.is_undefined(error):
+        if install.is_missing(error, self.schema_name):
             raise install.not_installed(self.schema_name) from error
 
 
@@ -439,7 +446,7 @@ def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
     exclude = options.get("exclude")
     if not isinstance(exclude, list | tuple | set | frozenset):
         return options
-    everywhere = {c.name for table in mapper.tables for c in table.c} | set(mapper.attrs.keys())
+    everywhere = {c.name for table in mapper.tables for c in table.c} | set(mapper.columns.keys())
     local = set(mapper.local_table.c.keys())
     return {**options, "exclude": [c for c in exclude if c in local or c not in everywhere]}
 

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -80,7 +80,7 @@ def from_json(value: Any, type_: sa.types.TypeEngine[Any]) -> Any:
     """
     if value is None:
         return None
-    if isinstance(type_, sa.TypeDecorator):
+    if _is_decorated(type_):
         inner = from_json(value, type_.impl_instance)
         return type_.process_result_value(inner, _DIALECT)
     if isinstance(type_, sa.ARRAY) and isinstance(value, list):
@@ -88,6 +88,11 @@ def from_json(value: Any, type_: sa.types.TypeEngine[Any]) -> Any:
     if isinstance(type_, sa.JSON) or not isinstance(value, str | int | float | Decimal):
         return value
     return _decode_or_text(value, type_)
+
+
+def _is_decorated(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
+    # Interval is one only for databases without intervals.
+    return isinstance(type_, sa.TypeDecorator) and not isinstance(type_, sa.Interval)
 
 
 def _encode_value(value: object) -> str:  # noqa: PLR0911 - one return for each type
@@ -118,7 +123,7 @@ def _encode_datetime(value: datetime) -> str:
 
 
 def _decode_or_text(text: Any, type_: sa.types.TypeEngine[Any]) -> Any:
-    if isinstance(type_, sa.TypeDecorator):
+    if _is_decorated(type_):
         inner = _decode_or_text(text, type_.impl_instance)
         return type_.process_result_value(inner, _DIALECT)
     try:

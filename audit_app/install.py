@@ -106,10 +106,9 @@ def _run(connection: sa.Connection, table: AuditedTable, function: str, **option
 
 
 def _explain(error: sa.exc.DBAPIError, table: AuditedTable) -> Exception:
-    code = sqlstate(error)
-    if code in _UNDEFINED:
+    if is_missing(error, table.audit_schema):
         return not_installed(table.audit_schema)
-    kind = _ERRORS.get(code or "")
+    kind = _ERRORS.get(sqlstate(error) or "")
     diagnosis = getattr(error.orig, "diag", None)
     if kind is None or diagnosis is None:
         return error
@@ -123,9 +122,16 @@ def sqlstate(error: BaseException | None) -> str | None:
     return getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
 
 
-def is_undefined(error: BaseException) -> bool:
-    """Tell whether a statement failed because a schema, table or function does not exist."""
-    return sqlstate(error) in _UNDEFINED
+def is_missing(error: BaseException, schema_name: str) -> bool:
+    """Tell whether a statement failed because the trail in ``schema_name`` does not exist."""
+    diagnosis = getattr(getattr(error, "orig", error), "diag", None)
+    if sqlstate(error) not in _UNDEFINED or diagnosis is None:
+        return False
+    # Whatever the server's language, the message quotes the name of what it looked for.
+    message = str(diagnosis.message_primary)
+    return any(
+        form in message for form in (f'"{schema_name}"', f'"{schema_name}.', f" {schema_name}.")
+    )
 
 
 def not_installed(schema_name: str) -> NotInstalledError:
