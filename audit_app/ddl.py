@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,41 @@ from audit_app.errors import (
 )
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-_OPTIONS = frozenset({"exclude"})
+_VERBS = ("insert", "update", "delete", "truncate")
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """What is recorded of a table, and how: the value of ``__versioned__``.
+
+    :ivar exclude: names of columns that are never stored.
+    :ivar include: the only columns that are stored, besides the key; None stores all.
+    :ivar mask: names of columns whose values are replaced by a mark.
+    :ivar when: an SQL condition over OLD and NEW; what it is not true for is not recorded.
+    :ivar on: the verbs that are recorded.
+    :ivar level: ``"statement"``, or ``"row"`` for tables that logical replication writes to.
+    :ivar query_text: whether the text of the statement is stored with each change.
+    :ivar on_error: ``"strict"`` fails a write that cannot be recorded; ``"degrade"`` lets it pass
+        and leaves a record of the gap.
+    """
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
+    mask: tuple[str, ...] = ()
+    when: str | None = None
+    on: tuple[str, ...] = _VERBS
+    level: str = "statement"
+    query_text: bool = False
+    on_error: str = "strict"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options that are not the defaults, ``exclude`` aside."""
+        found: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "exclude" and value != field.default:
+                found[field.name] = list(value) if isinstance(value, tuple) else value
+        return found
 
 
 @dataclass(frozen=True)
@@ -32,18 +67,23 @@ class AuditedTable:
     :ivar explicit_schema: the schema as the application names it; None leaves it to the
         connection's search_path.
     :ivar name: the table's name.
-    :ivar exclude: names of the columns that are never stored, in the order of the alphabet.
+    :ivar options: what is recorded of it.
     """
 
     audit_schema: str
     explicit_schema: str | None
     name: str
-    exclude: tuple[str, ...] = ()
+    options: CaptureOptions = CaptureOptions()
 
     @property
     def schema(self) -> str:
         """The schema under which the trail knows the table."""
         return self.explicit_schema or "public"
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Names of the columns that are never stored, in the order of the alphabet."""
+        return self.options.exclude
 
     @property
     def regclass(self) -> str:
@@ -55,8 +95,10 @@ class AuditedTable:
     def create_sql(self) -> str:
         """The statement that starts the tracking, or brings it up to date."""
         columns = ", ".join(sql.quote_literal(column) for column in self.exclude)
-        exclude = f", ARRAY[{columns}]::text[]" if columns else ""
-        return f"SELECT {self._function('audit_table')}({self._target}{exclude})"
+        arguments = [self._target, f"ARRAY[{columns}]::text[]"]
+        if self.options.as_dict():
+            arguments.append(sql.quote_literal(json.dumps(self.options.as_dict())) + "::jsonb")
+        return f"SELECT {self._function('audit_table')}({', '.join(arguments)})"
 
     @property
     def drop_sql(self) -> str:
@@ -149,12 +191,6 @@ def audited_table(
         raise InvalidOptionError(
             f"{owner} has __versioned__ = {options!r}: write {{}} or {{'exclude': ['column', …]}}."
         )
-    unknown = sorted(map(str, set(options) - _OPTIONS))
-    if unknown:
-        raise InvalidOptionError(
-            f"{owner} has the unknown __versioned__ option {unknown[0]!r}: "
-            f"use {', '.join(sorted(_OPTIONS))}."
-        )
     if not len(table.primary_key):
         raise MissingPrimaryKeyError(
             f"{owner} has no primary key, so its records cannot be told apart: add one to the "
@@ -164,19 +200,26 @@ def audited_table(
         audit_schema=audit_schema,
         explicit_schema=table.schema,
         name=table.name,
-        exclude=_excluded_columns(table, options.get("exclude", ()), owner, aliases or {}),
+        options=_options(table, options, owner, aliases or {}),
     )
 
 
 def merge(tables: Iterable[AuditedTable]) -> tuple[AuditedTable, ...]:
-    """Join the entries of classes that share a table: what one of them excludes is excluded."""
+    """Join the entries of classes that share a table: what one of them excludes is excluded.
+
+    :raises InvalidOptionError: if they contradict each other in another option.
+    """
     merged: dict[tuple[str | None, str], AuditedTable] = {}
     for table in tables:
         key = (table.explicit_schema, table.name)
-        exclude = set(table.exclude) | set(merged[key].exclude if key in merged else ())
-        merged[key] = AuditedTable(
-            table.audit_schema, table.explicit_schema, table.name, tuple(sorted(exclude))
-        )
+        other = merged.get(key, table)
+        if other.options.as_dict() != table.options.as_dict():
+            raise InvalidOptionError(
+                f"Two models share the table {table.name!r} and disagree in __versioned__: "
+                "give both the same options."
+            )
+        exclude = tuple(sorted({*table.exclude, *other.exclude}))
+        merged[key] = replace(table, options=replace(table.options, exclude=exclude))
     return tuple(merged[key] for key in sorted(merged, key=lambda key: (key[0] or "", key[1])))
 
 
@@ -193,27 +236,74 @@ def check_trail_tables(tables: Sequence[sa.Table], audited: Iterable[AuditedTabl
             )
 
 
-def _excluded_columns(
-    table: sa.Table, exclude: object, owner: str, aliases: Mapping[str, str]
-) -> tuple[str, ...]:
-    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
+def _options(
+    table: sa.Table, given: Mapping[Any, Any], owner: str, aliases: Mapping[str, str]
+) -> CaptureOptions:
+    known = {field.name for field in fields(CaptureOptions)}
+    unknown = sorted(map(str, set(given) - known))
+    if unknown:
         raise InvalidOptionError(
-            f"{owner} has exclude = {exclude!r}: write a list of column names, as in "
-            f"{{'exclude': [{exclude!r}]}}."
+            f"{owner} has the unknown __versioned__ option {unknown[0]!r}: "
+            f"use {', '.join(sorted(known))}."
+        )
+    found: dict[str, Any] = {}
+    for name in ("exclude", "include", "mask"):
+        if name in given:
+            found[name] = _columns(table, given[name], name, owner, aliases)
+    for name, allowed in (
+        ("level", ("statement", "row")),
+        ("on_error", ("strict", "degrade")),
+        ("query_text", (True, False)),
+    ):
+        if name in given:
+            if given[name] not in allowed or type(given[name]) is not type(allowed[0]):
+                choices = " or ".join(map(repr, allowed))
+                raise InvalidOptionError(f"{owner} has {name} = {given[name]!r}: write {choices}.")
+            found[name] = given[name]
+    if "when" in given:
+        if not isinstance(given["when"], str) or not given["when"].strip():
+            raise InvalidOptionError(
+                f"{owner} has when = {given['when']!r}: write an SQL condition over OLD and NEW, "
+                "such as \"NEW.status <> 'draft'\"."
+            )
+        found["when"] = given["when"]
+    if "on" in given:
+        verbs = given["on"]
+        if isinstance(verbs, str) or not set(verbs) or set(verbs) - set(_VERBS):
+            raise InvalidOptionError(
+                f"{owner} has on = {verbs!r}: write a list of {', '.join(_VERBS)}."
+            )
+        found["on"] = tuple(verb for verb in _VERBS if verb in verbs)
+    options = CaptureOptions(**found)
+    if options.query_text and (options.exclude or options.mask or options.include is not None):
+        raise InvalidOptionError(
+            f"{owner} has query_text beside exclude, include or mask: the statement's text would "
+            "store the values that they keep out, so use one or the other."
+        )
+    return options
+
+
+def _columns(
+    table: sa.Table, given: object, option: str, owner: str, aliases: Mapping[str, str]
+) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidOptionError(
+            f"{owner} has {option} = {given!r}: write a list of column names, as in "
+            f"{{{option!r}: [{given!r}]}}."
         )
     columns = set()
-    for given in exclude:
-        name = str(getattr(given, "name", given))
+    for item in given:
+        name = str(getattr(item, "name", item))
         column = name if name in table.c else aliases.get(name, name)
         if column not in table.c:
             raise UnknownColumnError(
-                f"{owner} excludes {name!r}, but the table {table.fullname!r} has no such column: "
-                f"use one of {', '.join(sorted(table.c.keys()))}."
+                f"{owner} has {name!r} in {option}, but the table {table.fullname!r} has no such "
+                f"column: use one of {', '.join(sorted(table.c.keys()))}."
             )
-        if table.c[column].primary_key:
+        if table.c[column].primary_key and option != "include":
             raise InvalidOptionError(
-                f"{owner} excludes {name!r}, which belongs to the primary key: a record without "
-                "its identity has no history, so remove it from 'exclude'."
+                f"{owner} has {name!r} in {option}, and it belongs to the primary key: a record "
+                f"without its identity has no history, so remove it from {option!r}."
             )
         columns.add(table.c[column].name)
     return tuple(sorted(columns))

@@ -440,15 +440,17 @@ def get_logger(app: Flask | None = None) -> AuditLogger:
 
 
 def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
-    """Cut a parent's ``exclude`` to the columns of this table of a joined inheritance."""
+    """Cut a parent's lists of columns to those of this table of a joined inheritance."""
     if mapper.inherits is None or not isinstance(options, Mapping):
-        return options
-    exclude = options.get("exclude")
-    if not isinstance(exclude, list | tuple | set | frozenset):
         return options
     everywhere = {c.name for table in mapper.tables for c in table.c} | set(mapper.columns.keys())
     local = set(mapper.local_table.c.keys())
-    return {**options, "exclude": [c for c in exclude if c in local or c not in everywhere]}
+    return {
+        name: [c for c in value if c in local or c not in everywhere]
+        if name in {"exclude", "include", "mask"} and isinstance(value, list | tuple | set)
+        else value
+        for name, value in options.items()
+    }
 
 
 def _connection(target: Any) -> sa.Connection:

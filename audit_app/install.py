@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from audit_app.errors import (
     AuditError,
     InstallationConflictError,
+    InvalidOptionError,
     MissingPrimaryKeyError,
     NotInstalledError,
     UnknownColumnError,
@@ -24,6 +27,7 @@ _ERRORS: dict[str, type[AuditError]] = {
     "42703": UnknownColumnError,  # undefined_column
     "42710": InstallationConflictError,  # duplicate_object
     "42P16": MissingPrimaryKeyError,  # invalid_table_definition
+    "22023": InvalidOptionError,  # invalid_parameter_value
 }
 
 
@@ -80,7 +84,13 @@ def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) ->
     """
     for table in tables:
         if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": table.regclass}):
-            _run(connection, table, "audit_table", exclude=list(table.exclude))
+            _run(
+                connection,
+                table,
+                "audit_table",
+                sa.cast(sa.literal(list(table.exclude), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text)),
+                sa.cast(sa.literal(json.dumps(table.options.as_dict()), sa.Text), postgresql.JSONB),
+            )
 
 
 def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
@@ -91,13 +101,11 @@ def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
     _run(connection, table, "unaudit_table")
 
 
-def _run(connection: sa.Connection, table: AuditedTable, function: str, **options: object) -> None:
+def _run(
+    connection: sa.Connection, table: AuditedTable, function: str, *arguments: sa.Cast[Any]
+) -> None:
     call = getattr(getattr(sa.func, table.audit_schema), function)
     target = sa.cast(sa.literal(table.regclass, sa.Text), REGCLASS)
-    arguments = [
-        sa.cast(sa.literal(value, sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text))
-        for value in options.values()
-    ]
     try:
         with connection.begin_nested():
             connection.execute(sa.select(call(target, *arguments)))

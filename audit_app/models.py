@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 VERBS = ("insert", "update", "delete", "truncate")
 """The verbs of business writes, as ``activity.verb`` stores them."""
 
-MARKS = ("suspend", "resume")
-"""The verbs of the trail's own marks: capture was suspended or resumed."""
+MARKS = ("suspend", "resume", "gap")
+"""The trail's own marks: capture was suspended or resumed, or a change could not be recorded."""
 
 
 class XID8(sa.types.UserDefinedType[int]):
@@ -183,6 +183,7 @@ class ActivityMixin:
         new_object_key: Mapped[str | None]
         old_data: Mapped[dict[str, Any] | None]
         changed_data: Mapped[dict[str, Any] | None]
+        query_text: Mapped[str | None]
         transaction: Mapped[Any]
         metadata: sa.MetaData
         registry: Any
@@ -202,6 +203,7 @@ class ActivityMixin:
         new_object_key = sa.Column("new_object_id", sa.Text)
         old_data = sa.Column(StoredRow)
         changed_data = sa.Column(StoredRow)
+        query_text = sa.Column(sa.Text)
 
     @hybrid.hybrid_property
     def data(self) -> dict[str, Any]:

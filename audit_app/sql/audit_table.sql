@@ -1,7 +1,20 @@
 -- Start to track a table, or bring its triggers up to date: safe to call again.
 --
--- It works with the rights of its caller, who must own the table.
-CREATE OR REPLACE FUNCTION @schema@.audit_table(target_table regclass, excluded_columns text[] DEFAULT '{}')
+-- It works with the rights of its caller, who must own the table and be a member of the role that
+-- owns the trail. The options:
+--
+--   exclude      names of columns that are never stored (the same as excluded_columns)
+--   include      the only columns that are stored, besides the key
+--   mask         names of columns whose values are replaced by a mark
+--   when         an SQL condition over OLD and NEW; what it is not true for is not recorded
+--   on           the verbs that are recorded, of insert, update, delete, truncate
+--   level        statement (the default), or row, for tables that logical replication writes to
+--   query_text   true: the text of the statement is stored with each change
+--   on_error     strict (the default): a change that cannot be recorded fails; or degrade
+DROP FUNCTION IF EXISTS @schema@.audit_table(regclass, text[]);
+CREATE OR REPLACE FUNCTION @schema@.audit_table(
+    target_table regclass, excluded_columns text[] DEFAULT '{}', options jsonb DEFAULT '{}'
+)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -9,11 +22,14 @@ AS $function$
 #variable_conflict use_variable
 DECLARE
     _schema oid := '@schema@'::regnamespace;
+    _owner text := (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.oid = '@schema@'::regnamespace);
+    _is_row boolean;
     _target record;
     _function text;
     _body text;
     _part regclass;
-    _missing text;
+    _existing record;
+    _is_wanted boolean;
     _verb text;
     _trigger text;
     _foreign text;
@@ -39,22 +55,14 @@ BEGIN
             MESSAGE = concat(target_table, ' has no primary key, so its records cannot be told apart'),
             HINT = 'Add a primary key, then call audit_table again.';
     END IF;
-    excluded_columns := (
-        SELECT coalesce(array_agg(DISTINCT e.name ORDER BY e.name), '{}')
-        FROM unnest(excluded_columns) AS e (name)
-    );
-    SELECT e.name INTO _missing
-    FROM unnest(excluded_columns) AS e (name)
-    WHERE NOT EXISTS (
-        SELECT
-        FROM pg_attribute AS a
-        WHERE a.attrelid = target_table AND a.attname = e.name AND a.attnum > 0 AND NOT a.attisdropped
-    );
-    IF FOUND THEN
-        RAISE undefined_column USING
-            MESSAGE = concat(target_table, ' has no column ', quote_ident(_missing), ' to exclude'),
-            HINT = 'Correct the name, or leave it out of excluded_columns.';
-    END IF;
+    options := @schema@.checked_options(target_table, jsonb_set(options, '{exclude}', (
+        SELECT coalesce(jsonb_agg(DISTINCT e.name ORDER BY e.name), '[]')
+        FROM (
+            SELECT unnest(excluded_columns)
+            UNION ALL
+            SELECT jsonb_array_elements_text(options -> 'exclude')
+        ) AS e (name)
+    )));
 
     -- A trigger of ours that is somebody else's: theirs stays.
     SELECT t.tgname INTO _foreign
@@ -70,7 +78,7 @@ BEGIN
     END IF;
 
     _function := @schema@.capture_function_name(target_table);
-    _body := @schema@.capture_body(target_table, excluded_columns);
+    _body := @schema@.capture_body(target_table, options);
     IF NOT EXISTS (
         SELECT FROM pg_proc AS p
         WHERE p.pronamespace = _schema AND p.proname = _function AND p.prosrc = _body
@@ -84,40 +92,123 @@ BEGIN
             'AS ', quote_literal(_body)
         );
         EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), '() FROM PUBLIC');
+        -- It writes with the rights of its owner, who is the owner of the trail.
+        IF _owner <> current_user THEN
+            EXECUTE concat('ALTER FUNCTION @schema@.', quote_ident(_function), '() OWNER TO ', quote_ident(_owner));
+        END IF;
         EXECUTE concat(
             'COMMENT ON FUNCTION @schema@.', quote_ident(_function), '() IS ',
             quote_literal(jsonb_build_object('audit_app', jsonb_build_object(
-                'table', target_table::text, 'exclude', excluded_columns
+                'table', target_table::text, 'options', options
             ))::text)
         );
     END IF;
 
-    -- A write to a partition itself fires that partition's triggers only.
-    FOR _part IN SELECT target_table UNION SELECT p.relid FROM pg_partition_tree(target_table) AS p LOOP
+    _is_row := options @> '{"level": "row"}';
+    -- A write to a partition itself fires that partition's statement triggers only. Row triggers are
+    -- handed on to the partitions by PostgreSQL.
+    FOR _part IN
+        SELECT target_table
+        UNION
+        SELECT p.relid FROM pg_partition_tree(target_table) AS p
+        ORDER BY 1
+    LOOP
         FOREACH _verb IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
             _trigger := concat('zzz_audit_', lower(_verb));
-            IF NOT EXISTS (
-                SELECT
-                FROM pg_trigger AS t
-                JOIN pg_proc AS p ON p.oid = t.tgfoid
-                WHERE t.tgrelid = _part AND t.tgname = _trigger AND t.tgenabled = 'A'
-                  AND p.pronamespace = _schema AND p.proname = _function
-            ) THEN
-                EXECUTE concat(
-                    'CREATE OR REPLACE TRIGGER ', _trigger,
-                    CASE _verb WHEN 'TRUNCATE' THEN ' BEFORE ' ELSE ' AFTER ' END, _verb, ' ON ', _part,
-                    CASE _verb
-                        WHEN 'INSERT' THEN ' REFERENCING NEW TABLE AS new_table'
-                        WHEN 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_table NEW TABLE AS new_table'
-                        WHEN 'DELETE' THEN ' REFERENCING OLD TABLE AS old_table'
-                    END,
-                    ' FOR EACH STATEMENT EXECUTE FUNCTION @schema@.', quote_ident(_function), '()'
-                );
-                -- ALWAYS: also for sessions that apply or restore with session_replication_role.
-                EXECUTE concat('ALTER TABLE ', _part, ' ENABLE ALWAYS TRIGGER ', _trigger);
+            _is_wanted := NOT options ? 'on' OR options -> 'on' ? lower(_verb);
+            SELECT
+                p.pronamespace = _schema AND p.proname = _function AND t.tgenabled = 'A' AS is_current,
+                (t.tgtype & 1 = 1) AS is_row,
+                t.tgparentid <> 0 AS is_inherited
+            INTO _existing
+            FROM pg_trigger AS t
+            JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = _part AND t.tgname = _trigger;
+            IF FOUND AND NOT _existing.is_inherited
+                AND (NOT _is_wanted OR _existing.is_row <> (_is_row AND _verb <> 'TRUNCATE'))
+            THEN
+                EXECUTE concat('DROP TRIGGER ', _trigger, ' ON ', _part);
+                _existing.is_current := false;
             END IF;
+            CONTINUE WHEN NOT _is_wanted
+                OR coalesce(_existing.is_current, false)
+                OR (_is_row AND _verb <> 'TRUNCATE' AND _part <> target_table);
+            EXECUTE concat(
+                'CREATE OR REPLACE TRIGGER ', _trigger,
+                CASE _verb WHEN 'TRUNCATE' THEN ' BEFORE ' ELSE ' AFTER ' END, _verb, ' ON ', _part,
+                CASE
+                    WHEN _is_row AND _verb <> 'TRUNCATE' THEN ' FOR EACH ROW'
+                    WHEN _verb = 'INSERT' THEN ' REFERENCING NEW TABLE AS new_table FOR EACH STATEMENT'
+                    WHEN _verb = 'UPDATE' THEN ' REFERENCING OLD TABLE AS old_table NEW TABLE AS new_table FOR EACH STATEMENT'
+                    WHEN _verb = 'DELETE' THEN ' REFERENCING OLD TABLE AS old_table FOR EACH STATEMENT'
+                    ELSE ' FOR EACH STATEMENT'
+                END,
+                ' EXECUTE FUNCTION @schema@.', quote_ident(_function), '()'
+            );
+            -- ALWAYS: also for sessions that apply or restore with session_replication_role.
+            EXECUTE concat('ALTER TABLE ', _part, ' ENABLE ALWAYS TRIGGER ', _trigger);
         END LOOP;
     END LOOP;
+END
+$function$;
+
+-- The options in their canonical form; an error that names the table and the option if one is wrong.
+CREATE OR REPLACE FUNCTION @schema@.checked_options(target_table regclass, options jsonb)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _option text;
+    _column text;
+    _value jsonb;
+BEGIN
+    FOR _option, _value IN SELECT o.key, o.value FROM jsonb_each(options) AS o LOOP
+        IF NOT (CASE _option
+            WHEN 'exclude' THEN jsonb_typeof(_value) = 'array'
+            WHEN 'include' THEN jsonb_typeof(_value) = 'array'
+            WHEN 'mask' THEN jsonb_typeof(_value) = 'array'
+            WHEN 'when' THEN jsonb_typeof(_value) = 'string'
+            WHEN 'on' THEN _value <@ '["insert", "update", "delete", "truncate"]' AND _value <> '[]'
+            WHEN 'level' THEN _value IN ('"statement"', '"row"')
+            WHEN 'query_text' THEN jsonb_typeof(_value) = 'boolean'
+            WHEN 'on_error' THEN _value IN ('"strict"', '"degrade"')
+            ELSE false
+        END) THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = concat(target_table, ': the option ', _option, ' cannot be ', _value),
+                HINT = 'See the comment on the function audit_table for the options and their values.';
+        END IF;
+    END LOOP;
+    FOR _option, _column IN
+        SELECT o.key, c.name
+        FROM jsonb_each(options) AS o
+        CROSS JOIN LATERAL jsonb_array_elements_text(o.value) AS c (name)
+        WHERE o.key IN ('exclude', 'include', 'mask')
+    LOOP
+        IF NOT EXISTS (
+            SELECT
+            FROM pg_attribute AS a
+            WHERE a.attrelid = target_table AND a.attname = _column AND a.attnum > 0 AND NOT a.attisdropped
+        ) THEN
+            RAISE undefined_column USING
+                MESSAGE = concat(target_table, ' has no column ', quote_ident(_column), ' to ', _option),
+                HINT = concat('Correct the name, or leave it out of ', _option, '.');
+        END IF;
+    END LOOP;
+    IF options ? 'when' AND @schema@.condition_expression(target_table, 'UPDATE', options) = '' THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = concat(target_table, ': the condition ', options ->> 'when', ' does not fit the table'),
+            HINT = 'Write it over the columns of OLD and NEW, and name functions with their schema.';
+    END IF;
+    IF options @> '{"query_text": true}' AND (options -> 'exclude' <> '[]' OR options ?| ARRAY['mask', 'include']) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = concat(target_table, ': query_text would store the values that exclude, include or mask keep out'),
+            HINT = 'Use one or the other.';
+    END IF;
+    RETURN options;
 END
 $function$;
 

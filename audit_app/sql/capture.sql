@@ -219,16 +219,118 @@ AS $function$
     WHERE i.indrelid = target AND i.indisprimary
 $function$;
 
+-- The columns of a table with what the options say of them.
+--
+--   installed   {name: attnum} of the columns when the capture function was made; NULL means now
+CREATE OR REPLACE FUNCTION @schema@.captured_columns(target oid, options jsonb, installed jsonb)
+RETURNS TABLE (name text, attnum int, type oid, typmod int, is_stored boolean, is_masked boolean)
+LANGUAGE sql
+STABLE
+AS $function$
+    WITH live AS (
+        SELECT a.attname::text AS name, a.attnum::int, a.atttypid AS type, a.atttypmod AS typmod, a.attgenerated
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+    ),
+    renumbered AS (
+        SELECT EXISTS (
+            SELECT FROM live AS l WHERE l.attnum <> (installed ->> l.name)::int
+        ) AS "all"
+    ),
+    -- A hand-made rename must not let a protected column in under its new name. A column that was not
+    -- there at installation is taken for the renamed one if it stands at its place, or if the places
+    -- were dealt out anew (a restored dump does that).
+    protected AS (
+        SELECT l.name, bool_or(p.is_mask) AS is_mask, bool_or(NOT p.is_mask) AS is_exclude
+        FROM live AS l
+        CROSS JOIN renumbered
+        JOIN (
+            SELECT e.name, false AS is_mask FROM jsonb_array_elements_text(options -> 'exclude') AS e (name)
+            UNION ALL
+            SELECT e.name, true FROM jsonb_array_elements_text(options -> 'mask') AS e (name)
+        ) AS p
+          ON p.name = l.name
+          OR (
+              installed IS NOT NULL
+              AND NOT installed ? l.name
+              AND NOT p.name IN (SELECT other.name FROM live AS other)
+              AND ((installed ->> p.name)::int = l.attnum OR renumbered."all")
+          )
+        GROUP BY l.name
+    ),
+    key AS (
+        SELECT unnest(i.indkey)::int AS attnum
+        FROM pg_catalog.pg_index AS i
+        WHERE i.indrelid = target AND i.indisprimary
+    )
+    SELECT
+        l.name,
+        l.attnum,
+        l.type,
+        l.typmod,
+        -- A virtual column has no value in a trigger (it reads NULL), and follows from the others.
+        l.attgenerated <> 'v'
+        AND NOT coalesce(p.is_exclude, false)
+        AND (
+            NOT options ? 'include'
+            OR options -> 'include' ? l.name
+            OR coalesce(p.is_mask, false)
+            OR l.attnum IN (SELECT k.attnum FROM key AS k)
+        ),
+        coalesce(p.is_mask, false)
+    FROM live AS l
+    LEFT JOIN protected AS p ON p.name = l.name
+$function$;
+
+-- The condition of the option "when", as a filter over the rows o and n; empty without one.
+--
+-- Where the table was altered so that the condition no longer fits it, everything is recorded.
+CREATE OR REPLACE FUNCTION @schema@.condition_expression(target oid, operation text, options jsonb)
+RETURNS text
+LANGUAGE plpgsql
+STABLE
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _nulls text;
+    _old text;
+    _new text;
+BEGIN
+    IF NOT options ? 'when' THEN
+        RETURN '';
+    END IF;
+    SELECT
+        string_agg(concat('NULL::', format_type(a.atttypid, a.atttypmod), ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum),
+        string_agg(concat('o.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum),
+        string_agg(concat('n.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum)
+    INTO _nulls, _old, _new
+    FROM pg_attribute AS a
+    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped;
+    BEGIN
+        EXECUTE concat(
+            'SELECT FROM (SELECT ', _nulls, ') AS old, (SELECT ', _nulls, ') AS new WHERE (', options ->> 'when', ')'
+        );
+    EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN
+        RETURN '';
+    END;
+    RETURN concat(
+        E'\nAND (SELECT (', options ->> 'when', ') FROM (SELECT ',
+        CASE operation WHEN 'INSERT' THEN _nulls ELSE _old END, ') AS old, (SELECT ',
+        CASE operation WHEN 'DELETE' THEN _nulls ELSE _new END, ') AS new)'
+    );
+END
+$function$;
+
 -- The INSERT that records what a statement did.
 --
 --   operation   'INSERT', 'UPDATE', 'DELETE', or 'UPDATE BY KEY' for updates whose old and new rows
 --               do not come in pairs
---   excluded    names of the columns that must never be stored
---   installed   {name: attnum} of the columns when the function was made; NULL means now
+--   installed   as for captured_columns
 --   relid, schema_name, table_name   expressions for what to record
+--   old_rows, new_rows   what stands in FROM for the rows
 CREATE OR REPLACE FUNCTION @schema@.capture_statement(
-    target oid, operation text, excluded text[], installed jsonb,
-    relid text, schema_name text, table_name text
+    target oid, operation text, options jsonb, installed jsonb,
+    relid text, schema_name text, table_name text, old_rows text, new_rows text
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -241,63 +343,33 @@ DECLARE
     _new text;
     _changed text;
     _differs text;
+    _condition text := @schema@.condition_expression(target, operation, options);
     _old_key text := @schema@.key_expression(target, 'o');
     _new_key text := @schema@.key_expression(target, 'n');
     _row_key text := @schema@.key_expression(target, 'r');
     _head text;
+    _ordinal text := ', row_number() OVER () AS ordinal';
 BEGIN
-    WITH live AS (
-        SELECT
-            a.attname,
-            a.attnum,
-            a.atttypid,
-            a.atttypmod,
-            a.attgenerated,
-            -- A hand-made rename must not let an excluded column in under its new name. A column
-            -- that was not there at installation is taken for the renamed one if it stands at its
-            -- place, or if the places were dealt out anew (a restored dump does that).
-            a.attname = ANY (excluded)
-            OR (
-                installed IS NOT NULL
-                AND NOT installed ? a.attname::text
-                AND EXISTS (
-                    SELECT
-                    FROM unnest(excluded) AS e (name)
-                    WHERE NOT EXISTS (
-                        SELECT
-                        FROM pg_attribute AS x
-                        WHERE x.attrelid = target AND x.attname = e.name AND NOT x.attisdropped
-                    )
-                    AND (
-                        (installed ->> e.name)::int = a.attnum
-                        OR EXISTS (
-                            SELECT
-                            FROM pg_attribute AS x
-                            WHERE x.attrelid = target
-                              AND NOT x.attisdropped
-                              AND x.attnum <> (installed ->> x.attname::text)::int
-                        )
-                    )
-                )
-            ) AS is_excluded
-        FROM pg_attribute AS a
-        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
-    ),
+    WITH
     -- The old and the new row, under the aliases of the generated statements.
     valued AS (
         SELECT
             side.alias,
-            l.attname::text AS name,
+            l.name,
             concat('c', l.attnum) AS column,
             concat(side.alias, '.c', l.attnum) AS reference,
             l.attnum,
-            l.atttypid AS type,
-            @schema@.value_expression(concat(side.alias, '.c', l.attnum), l.atttypid) AS value,
-            @schema@.size_expression(concat(side.alias, '.c', l.attnum), l.atttypid, l.atttypmod) AS size
-        FROM live AS l
+            l.type,
+            CASE
+                WHEN l.is_masked THEN '''{"$audit": "masked"}''::jsonb'
+                ELSE @schema@.value_expression(concat(side.alias, '.c', l.attnum), l.type)
+            END AS value,
+            CASE
+                WHEN NOT l.is_masked THEN @schema@.size_expression(concat(side.alias, '.c', l.attnum), l.type, l.typmod)
+            END AS size
+        FROM @schema@.captured_columns(target, options, installed) AS l
         CROSS JOIN (VALUES ('o'), ('n')) AS side (alias)
-        -- A virtual column has no value in a trigger (it reads NULL), and follows from the others.
-        WHERE NOT l.is_excluded AND l.attgenerated <> 'v'
+        WHERE l.is_stored
     ),
     -- All values of a row share one document of 256 MB.
     bounded AS (
@@ -371,32 +443,33 @@ BEGIN
     -- statement that changed nothing.
     _head := concat(
         'INSERT INTO @schema@.activity (transaction_id, native_transaction_id, issued_at, relid, depth,',
-        ' schema_name, table_name, verb, object_id, new_object_id, old_data, changed_data)',
+        ' query_text, schema_name, table_name, verb, object_id, new_object_id, old_data, changed_data)',
         E'\nSELECT (SELECT @schema@.transaction_id()), pg_current_xact_id(), statement_timestamp(), ',
-        relid, ', pg_trigger_depth(), ', schema_name, ', ', table_name, ', '
+        relid, ', pg_trigger_depth(), ',
+        CASE WHEN options @> '{"query_text": true}' THEN '(SELECT @schema@.query_text())' ELSE 'NULL' END,
+        ', ', schema_name, ', ', table_name, ', '
     );
+    old_rows := concat('FROM ', old_rows, ' AS r');
+    new_rows := concat('FROM ', new_rows, ' AS r');
 
     RETURN CASE operation
         WHEN 'INSERT' THEN concat(
-            _head, '''insert'', ', _new_key, ', NULL, NULL, ',
-            _new,
-            E'\nFROM (SELECT ', _columns, ' FROM new_table AS r) AS n'
+            _head, '''insert'', ', _new_key, ', NULL, NULL, ', _new,
+            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n',
+            E'\nWHERE true' || nullif(_condition, '')
         )
         WHEN 'DELETE' THEN concat(
-            _head, '''delete'', ', _old_key, ', NULL, ',
-            _old,
-            E', NULL\nFROM (SELECT ', _columns, ' FROM old_table AS r) AS o'
+            _head, '''delete'', ', _old_key, ', NULL, ', _old, ', NULL',
+            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o',
+            E'\nWHERE true' || nullif(_condition, '')
         )
         -- Old and new rows pair by their position. A FULL JOIN, because the plan of an inner join,
         -- made when the session updated single rows, is quadratic for the next bulk update.
         WHEN 'UPDATE' THEN concat(
-            _head, '''update'', ', _old_key,
-            ', nullif(', _new_key, ', ', _old_key, '), ',
-            _old, ', ',
-            _changed,
-            E'\nFROM (SELECT ', _columns, ', row_number() OVER () AS ordinal FROM old_table AS r) AS o',
-            E'\nFULL JOIN (SELECT ', _columns, ', row_number() OVER () AS ordinal FROM new_table AS r) AS n',
-            E' USING (ordinal)\nWHERE ', _differs
+            _head, '''update'', ', _old_key, ', nullif(', _new_key, ', ', _old_key, '), ', _old, ', ', _changed,
+            E'\nFROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS o',
+            E'\nFULL JOIN (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS n USING (ordinal)',
+            E'\nWHERE ', _differs, _condition
         )
         -- Rows that went to another partition, some of them stopped on the way by a trigger: what
         -- has no partner was deleted or inserted.
@@ -404,18 +477,58 @@ BEGIN
             _head, 'CASE WHEN n.ordinal IS NULL THEN ''delete'' WHEN o.ordinal IS NULL THEN ''insert'' ELSE ''update'' END, ',
             'object_id, NULL, ',
             'CASE WHEN o.ordinal IS NOT NULL THEN ', _old, ' END, ',
-            'CASE WHEN o.ordinal IS NULL THEN ', _new,
-            ' WHEN n.ordinal IS NOT NULL THEN ', _changed, ' END',
-            E'\nFROM (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, ', row_number() OVER () AS ordinal FROM old_table AS r) AS r) AS o',
-            E'\nFULL JOIN (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, ', row_number() OVER () AS ordinal FROM new_table AS r) AS r) AS n',
-            E' USING (object_id)\nWHERE o.ordinal IS NULL OR n.ordinal IS NULL OR ', _differs
+            'CASE WHEN o.ordinal IS NULL THEN ', _new, ' WHEN n.ordinal IS NOT NULL THEN ', _changed, ' END',
+            E'\nFROM (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS r) AS o',
+            E'\nFULL JOIN (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS r) AS n',
+            E' USING (object_id)\nWHERE (o.ordinal IS NULL OR n.ordinal IS NULL OR ', _differs, ')', _condition
         )
     END;
 END
 $function$;
 
+-- The statement that was sent, without the context that came in the same message.
+CREATE OR REPLACE FUNCTION @schema@.query_text()
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT left(
+        CASE
+            WHEN starts_with(q.text, 'SELECT pg_catalog.set_config(''audit_app.context''')
+                THEN substr(q.text, strpos(q.text, E';\n') + 2)
+            ELSE q.text
+        END,
+        100000
+    )
+    FROM current_query() AS q (text)
+$function$;
+
+-- The trail could not be written, and the options say that the business write goes on.
+CREATE OR REPLACE FUNCTION @schema@.record_gap(
+    relid oid, schema_name text, table_name text, operation text, error_state text, error_message text
+)
+RETURNS void
+LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_variable
+BEGIN
+    INSERT INTO @schema@.activity (
+        transaction_id, native_transaction_id, issued_at, relid, depth, schema_name, table_name, verb, changed_data
+    ) VALUES (
+        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(), relid, pg_trigger_depth(),
+        schema_name, table_name, 'gap',
+        jsonb_build_object('operation', lower(operation), 'sqlstate', error_state, 'message', error_message)
+    );
+EXCEPTION WHEN OTHERS THEN
+    -- Nothing can be written at all: the server's log is what remains.
+    RAISE WARNING USING MESSAGE = concat(
+        'audit trail: ', lower(operation), ' on ', schema_name, '.', table_name, ' was not recorded: ', error_message
+    );
+END
+$function$;
+
 -- The body of a table's capture function.
-CREATE OR REPLACE FUNCTION @schema@.capture_body(target oid, excluded text[])
+CREATE OR REPLACE FUNCTION @schema@.capture_body(target oid, options jsonb)
 RETURNS text
 LANGUAGE plpgsql
 STABLE
@@ -427,19 +540,42 @@ DECLARE
         FROM pg_attribute AS a
         WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
     );
+    _is_row boolean := options @> '{"level": "row"}';
+    _degrades boolean := options @> '{"on_error": "degrade"}';
     _is_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = target);
+    _name record;
     _fingerprint text;
+    _case text := '';
+    _operation text;
 BEGIN
+    SELECT n.nspname AS schema, c.relname AS table INTO _name
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = target;
     EXECUTE @schema@.fingerprint_query(target::text) INTO _fingerprint;
+    FOREACH _operation IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'UPDATE BY KEY'] LOOP
+        CONTINUE WHEN _operation = 'UPDATE BY KEY' AND (_is_row OR NOT _is_partitioned);
+        _case := concat(
+            _case, '    WHEN ', quote_literal(_operation), E' THEN\n',
+            @schema@.capture_statement(
+                target, _operation, options, NULL, 'TG_RELID', '_schema_name', '_table_name',
+                CASE WHEN _is_row THEN '(SELECT OLD.*)' ELSE 'old_table' END,
+                CASE WHEN _is_row THEN '(SELECT NEW.*)' ELSE 'new_table' END
+            ),
+            E';\n'
+        );
+    END LOOP;
+
     RETURN concat(
         E'
--- Made by audit_table(); it replaces this whenever the table is audited again.
+-- Made by audit_table(), which makes it anew whenever the table is audited again.
 #variable_conflict use_column
 DECLARE
-    _excluded constant text[] := ', quote_literal(excluded::text), E';
+    _options constant jsonb := ', quote_literal(options::text), E';
     _installed constant jsonb := ', quote_literal(_installed::text), E';
-    _schema_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal((SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = target)) ELSE 'TG_TABLE_SCHEMA' END, E';
-    _table_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal((SELECT c.relname FROM pg_class AS c WHERE c.oid = target)) ELSE 'TG_TABLE_NAME' END, E';
+    -- What happens in a partition is the history of the table that it is a part of.
+    _schema_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.schema) ELSE 'TG_TABLE_SCHEMA' END, E';
+    _table_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.table) ELSE 'TG_TABLE_NAME' END, E';
     _operation text := TG_OP;
 BEGIN
     IF coalesce(current_setting(''audit_app.suspension'', true), '''') <> '''' AND @schema@.is_suspended() THEN
@@ -450,34 +586,32 @@ BEGIN
         RETURN NULL;
     END IF;
 ',
-        CASE WHEN _is_partitioned THEN E'    -- A row that a trigger stopped on its way to another partition leaves an old row without a new one.
+        CASE WHEN _is_partitioned AND NOT _is_row THEN E'    -- A row that a trigger stopped on its way to another partition leaves an old row without a new one.
     IF _operation = ''UPDATE'' THEN
         IF (SELECT count(*) FROM old_table) <> (SELECT count(*) FROM new_table) THEN
             _operation := ''UPDATE BY KEY'';
         END IF;
     END IF;
 ' END,
+        CASE WHEN _degrades THEN E'    BEGIN\n' END,
         E'    -- Altered by hand? Then with the columns as they are now; the trail stays whole.
     IF (', @schema@.fingerprint_query('TG_RELID'), E')
         IS DISTINCT FROM ', quote_literal(_fingerprint), E' THEN
-        EXECUTE @schema@.capture_statement(TG_RELID, _operation, _excluded, _installed, ''$1'', ''$2'', ''$3'')
-        USING TG_RELID, _schema_name, _table_name;
+        EXECUTE @schema@.capture_statement(
+            TG_RELID, _operation, _options, _installed, ''$1'', ''$2'', ''$3'', ',
+            CASE WHEN _is_row THEN '''(SELECT ($4).*)'', ''(SELECT ($5).*)''' ELSE '''old_table'', ''new_table''' END,
+            E'
+        ) USING TG_RELID, _schema_name, _table_name', CASE WHEN _is_row THEN ', OLD, NEW' END, E';
         RETURN NULL;
     END IF;
     CASE _operation
-    WHEN ''INSERT'' THEN
-', @schema@.capture_statement(target, 'INSERT', excluded, NULL, 'TG_RELID', '_schema_name', '_table_name'), E';
-    WHEN ''UPDATE'' THEN
-', @schema@.capture_statement(target, 'UPDATE', excluded, NULL, 'TG_RELID', '_schema_name', '_table_name'), E';
-    WHEN ''DELETE'' THEN
-', @schema@.capture_statement(target, 'DELETE', excluded, NULL, 'TG_RELID', '_schema_name', '_table_name'), E';
+', _case, E'    END CASE;
 ',
-        CASE WHEN _is_partitioned THEN concat(
-            E'    WHEN ''UPDATE BY KEY'' THEN\n',
-            @schema@.capture_statement(target, 'UPDATE BY KEY', excluded, NULL, 'TG_RELID', '_schema_name', '_table_name'), E';\n'
-        ) END,
-        E'    END CASE;
-    RETURN NULL;
+        CASE WHEN _degrades THEN E'    EXCEPTION WHEN OTHERS THEN
+        PERFORM @schema@.record_gap(TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE, SQLERRM);
+    END;
+' END,
+        E'    RETURN NULL;
 END
 '
     );

@@ -215,6 +215,24 @@ def test_an_unreachable_server_is_one_message_and_exit_code_2() -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "CREATE TABLE country (id int)",
+        "CREATE TABLE alembic_version AS SELECT 'abc123' AS version_num",
+    ],
+)
+@pytest.mark.parametrize("option", ["--no-serve", "--reset"])
+def test_somebody_elses_database_is_left_alone(
+    database_url: str, content: str, option: str
+) -> None:
+    query(database_url, content)
+    result = run_manage("demo", "--no-serve", option, url=database_url)
+    assert result.returncode == 2
+    assert "in use by something else" in result.stderr
+    assert query(database_url, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == 1
+
+
 def test_the_commands_on_a_given_database(database_url: str) -> None:
     first = run_manage("demo", "--no-serve", url=database_url)
     assert first.returncode == 0, first.stderr

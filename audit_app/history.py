@@ -1,0 +1,540 @@
+"""The read side: every function returns a ``Select`` that the caller executes.
+
+Pages are cut by key, never by offset, and nothing counts the trail: a page costs the same at any
+depth and at any size. The mapped classes are passed in, so that this module knows no logger.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import aliased
+
+from audit_app import identity as identities
+from audit_app.errors import InvalidCursorError
+
+PAGE: Final = 50
+"""Rows of a page."""
+
+ROWS: Final = 8
+"""Changes of one transaction that the feed shows."""
+
+SCAN: Final = 20_000
+"""Transactions that one page of a feed filtered by table or verb looks at, at the most.
+
+No index leads from a table to its transactions; this bounds the search, and the next page goes on
+where it ended.
+"""
+
+LARGE: Final = 32_768
+"""Bytes, as stored, above which a list shows a change's fields without their values."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CURSOR = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,19})", re.ASCII)
+_LARGEST_ID = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A place between two transactions, in the order of ``(issued_at, id)``."""
+
+    issued_at: datetime
+    id: int
+
+    def __str__(self) -> str:
+        return f"{(self.issued_at - _EPOCH) // timedelta(microseconds=1)}.{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Return the cursor that ``str()`` wrote.
+
+        :raises InvalidCursorError: if it did not write this text.
+        """
+        match = _CURSOR.fullmatch(text)
+        if match is None:
+            raise InvalidCursorError
+        try:
+            issued_at = _EPOCH + timedelta(microseconds=int(match[1]))
+        except OverflowError as error:
+            raise InvalidCursorError from error
+        return cls(issued_at, parse_id(match[2]))
+
+
+def parse_id(text: str) -> int:
+    """Return the id of an activity or transaction that a page address holds.
+
+    :raises InvalidCursorError: if it is not a number that the trail could have given.
+    """
+    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or int(text) > _LARGEST_ID:
+        raise InvalidCursorError
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which transactions and activities a feed shows; None does not restrict.
+
+    :ivar unknown_actor: only what nobody is known to have done; excludes ``actor_id``.
+    :ivar since: the earliest moment.
+    :ivar until: the first moment that is too late.
+    """
+
+    actor_id: str | None = None
+    unknown_actor: bool = False
+    schema_name: str | None = None
+    table_name: str | None = None
+    verb: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def by_activity(self) -> bool:
+        """Whether single activities have to be looked at."""
+        return any(value is not None for value in (self.schema_name, self.table_name, self.verb))
+
+
+# -- Records -----------------------------------------------------------------------------------
+
+
+def of_record(activity: Any, schema_name: str, table_name: str, identity: Any) -> sa.Select[Any]:
+    """Return the query for a record's activities, the newest first.
+
+    The story goes on through changes of the key, in both directions.
+
+    :param identity: as the model has it, or the text of ``activity.object_key``; None for all
+        activities of the table.
+    """
+    query = sa.select(activity).order_by(activity.id.desc())
+    if identity is None:
+        return query.where(activity.schema_name == schema_name, activity.table_name == table_name)
+    spans = _spans(activity, schema_name, table_name, identities.encode(identity) or "")
+    found = aliased(activity)
+    return query.where(
+        activity.id.in_(
+            sa.select(found.id).join(spans, _within(found, schema_name, table_name, spans))
+        )
+    )
+
+
+def record_page(
+    activity: Any,
+    transaction: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    *,
+    before: int | None = None,
+    limit: int = PAGE,
+) -> sa.Select[Any]:
+    """Return the query for a page of a record's timeline, the newest first.
+
+    One row more than ``limit`` tells that there is another page. Rows are those of
+    :func:`activity_columns`.
+
+    :param key: the text of ``activity.object_key``.
+    :param before: the id of the last activity of the page before.
+    """
+    spans = _spans(activity, schema_name, table_name, key)
+    ids = _record_ids(
+        activity, schema_name, table_name, spans, before=before, limit=limit + 1
+    ).subquery("page")
+    return (
+        sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .join(ids, ids.c.id == activity.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .order_by(activity.id.desc())
+    )
+
+
+def neighbours(activity: Any, schema_name: str, table_name: str, key: str, id: int) -> Any:  # noqa: A002
+    """Return the query for the ids of a record's previous and next activity around ``id``.
+
+    One row: ``previous``, ``next``; null at either end of the story.
+    """
+    spans = _spans(activity, schema_name, table_name, key)
+    earlier = _record_ids(activity, schema_name, table_name, spans, before=id, limit=1)
+    later = _record_ids(activity, schema_name, table_name, spans, after=id, limit=1)
+    return sa.select(
+        earlier.scalar_subquery().label("previous"), later.scalar_subquery().label("next")
+    )
+
+
+def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE:
+    """Return the keys that a record has had, each with the range of activity ids it had it for.
+
+    A key may have belonged to another record before or after; following a change of the key back,
+    only what came before that change belongs to the story, and following it on, what came after.
+    ``way`` is the direction that may be followed: -1 back, 1 on, 0 both.
+    """
+    lowest, highest = sa.literal(0, sa.BigInteger), sa.literal(_LARGEST_ID, sa.BigInteger)
+    spans = sa.select(
+        sa.cast(sa.literal(key, sa.Text), sa.Text).label("key"),
+        sa.cast(lowest, sa.BigInteger).label("low"),
+        sa.cast(highest, sa.BigInteger).label("high"),
+        sa.cast(sa.literal(0, sa.Integer), sa.Integer).label("way"),
+    ).cte("span", recursive=True)
+    came, went = aliased(activity), aliased(activity)
+
+    def same_table(change: Any) -> list[Any]:
+        return [change.schema_name == schema_name, change.table_name == table_name]
+
+    back = sa.select(
+        came.object_key.label("key"),
+        lowest.label("low"),
+        came.id.label("high"),
+        sa.literal(-1, sa.Integer).label("way"),
+    ).where(
+        came.new_object_key == spans.c.key,
+        came.id.between(spans.c.low, spans.c.high),
+        spans.c.way <= 0,
+        *same_table(came),
+    )
+    on = sa.select(
+        went.new_object_key.label("key"),
+        went.id.label("low"),
+        highest.label("high"),
+        sa.literal(1, sa.Integer).label("way"),
+    ).where(
+        went.object_key == spans.c.key,
+        went.new_object_key.is_not(None),
+        # The change that led here is the lower end of the span, and another record's.
+        went.id > spans.c.low,
+        went.id <= spans.c.high,
+        spans.c.way >= 0,
+        *same_table(went),
+    )
+    both = sa.union_all(back, on).lateral("change")
+    return spans.union(
+        sa.select(both.c.key, both.c.low, both.c.high, both.c.way)
+        .select_from(spans)
+        .join(both, sa.true())
+    )
+
+
+def _within(activity: Any, schema_name: str, table_name: str, spans: Any) -> Any:
+    return sa.and_(
+        activity.object_key == spans.c.key,
+        activity.schema_name == schema_name,
+        activity.table_name == table_name,
+        activity.id.between(spans.c.low, spans.c.high),
+    )
+
+
+def _record_ids(
+    activity: Any,
+    schema_name: str,
+    table_name: str,
+    spans: sa.CTE,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int,
+) -> sa.Select[Any]:
+    """Ids of one page. Each key is cut to the page's size by the index before they are merged."""
+    found = aliased(activity)
+    one = sa.select(found.id).where(_within(found, schema_name, table_name, spans))
+    if before is not None:
+        one = one.where(found.id < before)
+    if after is not None:
+        one = one.where(found.id > after)
+    order = found.id.asc() if after is not None else found.id.desc()
+    ids = one.order_by(order).limit(limit).lateral("found")
+    id_ = ids.c.id
+    return (
+        sa.select(id_)
+        .select_from(spans)
+        .join(ids, sa.true())
+        .distinct()
+        .order_by(id_.asc() if after is not None else id_.desc())
+        .limit(limit)
+    )
+
+
+# -- Single rows -------------------------------------------------------------------------------
+
+
+def activity_columns(activity: Any, transaction: Any, *, large: int) -> list[Any]:
+    """Return the columns by which a page shows one activity.
+
+    ``is_large`` tells that ``old_data`` and ``changed_data`` were left out, because they are
+    larger than ``large`` bytes as stored; ``field_names`` are then the changed fields.
+    """
+    return [
+        *_activity_columns(activity, large=large),
+        *(column.label(f"t_{name}") for name, column in _transaction_columns(transaction)),
+    ]
+
+
+_ACTIVITY_NAMES = (
+    "id", "transaction_id", "issued_at", "schema_name", "table_name", "verb", "object_key",
+    "new_object_key", "depth",
+)  # fmt: skip
+_TRANSACTION_NAMES = (
+    "id", "native_transaction_id", "issued_at", "actor_id", "actor_label", "client_addr",
+    "session_user_name", "role_name", "application_name", "request_id", "method", "url", "reason",
+    "meta",
+)  # fmt: skip
+
+
+def _activity_columns(activity: Any, *, large: int) -> list[Any]:
+    columns = [getattr(activity, name).label(name) for name in _ACTIVITY_NAMES]
+    stored = activity.old_data.type
+    size = sa.func.coalesce(sa.func.pg_column_size(activity.old_data), 0) + sa.func.coalesce(
+        sa.func.pg_column_size(activity.changed_data), 0
+    )
+    is_large = size > large
+    document = sa.func.coalesce(
+        _as_jsonb(activity.changed_data), _as_jsonb(activity.old_data), type_=sa.JSON
+    )
+    keys = sa.func.jsonb_object_keys(document).column_valued("field")
+    names = sa.func.array(sa.select(keys).scalar_subquery(), type_=sa.ARRAY(sa.Text))
+    return [
+        *columns,
+        sa.type_coerce(sa.case((is_large, sa.null()), else_=activity.old_data), stored).label(
+            "old_data"
+        ),
+        sa.type_coerce(sa.case((is_large, sa.null()), else_=activity.changed_data), stored).label(
+            "changed_data"
+        ),
+        is_large.label("is_large"),
+        sa.case((is_large, names), else_=sa.null()).label("field_names"),
+    ]
+
+
+def _as_jsonb(column: Any) -> Any:
+    return sa.type_coerce(column, sa.dialects.postgresql.JSONB)
+
+
+def _transaction_columns(transaction: Any) -> list[tuple[str, Any]]:
+    return [(name, getattr(transaction, name)) for name in _TRANSACTION_NAMES]
+
+
+def activity_by_id(activity: Any, transaction: Any, id: int, *, large: int) -> sa.Select[Any]:  # noqa: A002
+    """Return the query for one activity, with the columns of :func:`activity_columns`."""
+    return (
+        sa.select(*activity_columns(activity, transaction, large=large))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id == id)
+    )
+
+
+def transaction_by_id(transaction: Any, id: int) -> sa.Select[Any]:  # noqa: A002
+    """Return the query for one transaction; its columns are named ``t_…``."""
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    return sa.select(*columns).where(transaction.id == id)
+
+
+def of_transaction(
+    activity: Any,
+    transaction: Any,
+    id: int,
+    *,
+    after: int | None = None,
+    limit: int = PAGE,  # noqa: A002
+) -> sa.Select[Any]:
+    """Return the query for a page of a transaction's activities, in the order of writing.
+
+    One row more than ``limit`` tells that there is another page.
+
+    :param after: the id of the last activity of the page before.
+    """
+    query = (
+        sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.transaction_id == id)
+        .order_by(activity.id)
+        .limit(limit + 1)
+    )
+    return query if after is None else query.where(activity.id > after)
+
+
+# -- The feed ----------------------------------------------------------------------------------
+
+
+def feed(
+    activity: Any,
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    limit: int = PAGE,
+    rows: int = ROWS,
+) -> sa.Select[Any]:
+    """Return the query for a page of transactions, the newest first, each with its activities.
+
+    One transaction more than ``limit``, and one activity more than ``rows`` in a transaction, tell
+    that there are more. The rows are flat: a row for each activity, with the columns of
+    :func:`activity_columns`; a transaction without activities has one row with nulls.
+
+    :param before: only older transactions.
+    :param after: only newer ones; the extra transaction is then the newest, not the oldest.
+    """
+    page = _matching(activity, transaction, filters, before=before, after=after, limit=limit + 1)
+    change = _chosen(activity, filters, page.c.t_id)
+    columns = _activity_columns(activity, large=LARGE)
+    shown = (
+        change.with_only_columns(*columns).order_by(activity.id).limit(rows + 1).lateral("shown")
+    )
+    return (
+        sa.select(*page.c, *shown.c)
+        .select_from(page.outerjoin(shown, sa.true()))
+        .order_by(page.c.t_issued_at.desc(), page.c.t_id.desc(), shown.c.id)
+    )
+
+
+def scanned(
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None = None,
+    after: Cursor | None = None,
+    scan: int = SCAN,
+) -> sa.Select[Any]:
+    """Return the query for where the search of :func:`feed` ended.
+
+    One row: ``issued_at``, ``id``, ``position``; a position of ``scan`` means that there may be
+    more beyond. No row if there was nothing to look at.
+    """
+    seen = _candidates(transaction, filters, before=before, after=after, limit=scan).subquery(
+        "seen"
+    )
+    order = _order(seen.c.t_issued_at, seen.c.t_id, forward=after is not None)
+    position = sa.func.row_number().over(order_by=order).label("position")
+    return (
+        sa.select(seen.c.t_issued_at.label("issued_at"), seen.c.t_id.label("id"), position)
+        .order_by(position.desc())
+        .limit(1)
+    )
+
+
+def _matching(
+    activity: Any,
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None,
+    after: Cursor | None,
+    limit: int,
+) -> Any:
+    forward = after is not None
+    if not filters.by_activity:
+        query = _candidates(transaction, filters, before=before, after=after, limit=limit)
+        return query.subquery("page")
+    seen = _candidates(transaction, filters, before=before, after=after, limit=SCAN).subquery(
+        "seen"
+    )
+    # A LIMIT of its own keeps the planner from turning this into a join with the whole trail.
+    match = (
+        _chosen(activity, filters, seen.c.t_id)
+        .with_only_columns(sa.literal(1).label("one"))
+        .limit(1)
+        .lateral("match")
+    )
+    return (
+        sa.select(*seen.c)
+        .select_from(seen.join(match, sa.true()))
+        .order_by(*_order(seen.c.t_issued_at, seen.c.t_id, forward=forward))
+        .limit(limit)
+        .subquery("page")
+    )
+
+
+def _candidates(
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None,
+    after: Cursor | None,
+    limit: int,
+) -> sa.Select[Any]:
+    """Transactions by what they know themselves: actor and time, both led by an index."""
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    query = sa.select(*columns)
+    if filters.unknown_actor:
+        query = query.where(transaction.actor_id.is_(None))
+    elif filters.actor_id is not None:
+        query = query.where(transaction.actor_id == filters.actor_id)
+    if filters.since is not None:
+        query = query.where(transaction.issued_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(transaction.issued_at < filters.until)
+    place = sa.tuple_(transaction.issued_at, transaction.id)
+    if before is not None:
+        query = query.where(place < sa.tuple_(*_literals(before)))
+    if after is not None:
+        query = query.where(place > sa.tuple_(*_literals(after)))
+    order = _order(transaction.issued_at, transaction.id, forward=after is not None)
+    return query.order_by(*order).limit(limit)
+
+
+def _literals(cursor: Cursor) -> tuple[Any, Any]:
+    return (
+        sa.literal(cursor.issued_at, sa.DateTime(timezone=True)),
+        sa.literal(cursor.id, sa.BigInteger),
+    )
+
+
+def _order(issued_at: Any, id: Any, *, forward: bool) -> tuple[Any, Any]:  # noqa: A002
+    return (issued_at.asc(), id.asc()) if forward else (issued_at.desc(), id.desc())
+
+
+def _chosen(activity: Any, filters: Filters, transaction_id: Any) -> sa.Select[Any]:
+    query = sa.select(activity).where(activity.transaction_id == transaction_id)
+    for name in ("schema_name", "table_name", "verb"):
+        value = getattr(filters, name)
+        if value is not None:
+            query = query.where(getattr(activity, name) == value)
+    return query
+
+
+# -- Actors ------------------------------------------------------------------------------------
+
+
+def actors(transaction: Any, *, after: str | None = None, limit: int = 200) -> sa.Select[Any]:
+    """Return the query for who was active: each actor's id, last label and last moment.
+
+    One probe of an index for each actor, however many transactions they have. One row more than
+    ``limit`` tells that there are more.
+
+    :param after: only actor ids beyond this one, in the order of the rows (descending).
+    """
+    columns = ("actor_id", "actor_label", "issued_at", "id")
+
+    def newest(source: Any) -> sa.Select[Any]:
+        return (
+            sa.select(*(getattr(source, name).label(name) for name in columns))
+            .where(source.actor_id.is_not(None))
+            .order_by(source.actor_id.desc(), source.issued_at.desc(), source.id.desc())
+            .limit(1)
+        )
+
+    first = newest(transaction)
+    if after is not None:
+        first = first.where(transaction.actor_id < after)
+    found = sa.select(first.subquery("first")).cte("actor", recursive=True)
+    other = aliased(transaction)
+    following = newest(other).where(other.actor_id < found.c.actor_id).lateral("following")
+    found = found.union_all(sa.select(*following.c).select_from(found.join(following, sa.true())))
+    return sa.select(found).limit(limit + 1)
+
+
+def last_of_actor(transaction: Any, actor_id: str | None) -> sa.Select[Any]:
+    """Return the query for an actor's newest transaction: id, label, moment; None for unknown."""
+    return (
+        sa.select(
+            transaction.actor_id.label("actor_id"),
+            transaction.actor_label.label("actor_label"),
+            transaction.issued_at.label("issued_at"),
+            transaction.id.label("id"),
+        )
+        .where(
+            transaction.actor_id.is_(None) if actor_id is None else transaction.actor_id == actor_id
+        )
+        .order_by(transaction.actor_id.desc(), transaction.issued_at.desc(), transaction.id.desc())
+        .limit(1)
+    )
