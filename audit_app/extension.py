@@ -12,6 +12,7 @@ from flask import Flask, current_app
 from sqlalchemy import orm
 
 from audit_app import context, install, models, sql
+from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
 from audit_app.errors import (
@@ -23,6 +24,7 @@ from audit_app.errors import (
     NotInitializedError,
     NotVersionedError,
 )
+from audit_app.install import Finding
 
 _KEY = "audit_app"  # in app.extensions
 
@@ -139,6 +141,7 @@ class AuditLogger:
         app.config.setdefault("AUDIT_TIME_ZONE", "UTC")
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
         app.extensions[_KEY] = self
+        app.cli.add_command(audit_cli)
 
     def attach(self, engine: sa.Engine) -> None:
         """Make the writes through ``engine`` carry their context; for engines besides the app's.
@@ -365,6 +368,10 @@ class AuditLogger:
         """
         install.install_trail(connection, self.trail)
         install.install_tables(connection, self.audited_tables())
+
+    def check(self, connection: sa.Connection) -> tuple[Finding, ...]:
+        """Compare the installation with what is declared; see :func:`audit_app.install.check`."""
+        return install.check(connection, self.trail, self.audited_tables())
 
     # -- Listeners ----------------------------------------------------------------------------
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
+from audit_app import sql
 from audit_app.errors import (
     AuditError,
     InstallationConflictError,
@@ -99,6 +101,64 @@ def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
     :raises NotInstalledError: if the trail is not installed.
     """
     _run(connection, table, "unaudit_table")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the installation that is not as it should be.
+
+    :ivar code: what kind of thing: ``untracked``, ``drift``, ``partition``, …
+    :ivar table: the table it is about.
+    :ivar message: what is wrong.
+    :ivar remedy: what to do.
+    """
+
+    code: str
+    table: str
+    message: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+_REMEDIES = {
+    "missing": "Create the table, or stop tracking it.",
+    "order": "Rename that trigger, so that ours comes last.",
+    "owner": "Let the owner of the trail install it: flask audit grant --owner ….",
+    "child": "Track the child too: it needs a primary key and audit_table().",
+    "subscription": "Track it with __versioned__ = {'level': 'row'}.",
+}
+
+
+def check(
+    connection: sa.Connection, trail: Trail, tables: Iterable[AuditedTable]
+) -> tuple[Finding, ...]:
+    """Compare the installation with ``tables``. Reads the catalog, changes nothing.
+
+    :return: what is not as it should be, in the order of the tables; nothing if all is well.
+    :raises NotInstalledError: if the trail is not installed.
+    """
+    if not is_installed(connection, trail):
+        raise not_installed(trail.schema_name)
+    query = sa.text(
+        f"SELECT code, relation, message FROM {sql.quote_identifier(trail.schema_name)}"
+        ".check_table(to_regclass(:name), CAST(:options AS jsonb))"  # noqa: S608
+    )
+    findings = []
+    for table in tables:
+        name = table.regclass
+        if not connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": name}):
+            findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
+            continue
+        options = {"exclude": list(table.exclude), **table.options.as_dict()}
+        rows = connection.execute(query, {"name": name, "options": json.dumps(options)})
+        again = f"Track it again: {table.create_sql};"
+        findings += [
+            Finding(row.code, row.relation, row.message, _REMEDIES.get(row.code, again))
+            for row in rows
+        ]
+    return tuple(findings)
 
 
 def _run(

@@ -16,7 +16,12 @@ from audit_app.errors import ConfigurationError
 FUNCTIONS: Sequence[str] = ("values.sql", "transaction_id.sql", "suspend.sql", "capture.sql")
 """What the capture functions call, in the order of their creation."""
 
-INSTALLERS: Sequence[str] = ("audit_table.sql", "append_only.sql")
+INSTALLERS: Sequence[str] = (
+    "audit_table.sql",
+    "check.sql",
+    "append_only.sql",
+    "roles.sql",
+)
 """What starts and stops the tracking of a table, and what keeps the trail as it is."""
 
 _NAME_LIMIT = 63  # bytes: NAMEDATALEN - 1

@@ -29,7 +29,7 @@ def test_no_character_means_something_to_the_wrappers(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_function_that_runs_as_its_owner_fixes_the_search_path(name: str) -> None:
     text = sql.render(name, "audit")
-    definers = re.findall(r"SECURITY DEFINER\s+(SET search_path = pg_catalog, pg_temp)?", text)
+    definers = re.findall(r"(?m)^SECURITY DEFINER\s+(SET search_path = pg_catalog, pg_temp)?", text)
     assert all(definers)
 
 

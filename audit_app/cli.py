@@ -1,0 +1,86 @@
+"""``flask audit …``: the commands for operators."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup, with_appcontext
+
+from audit_app.errors import AuditError, NotRegisteredError
+from audit_app.roles import Roles
+from audit_app.roles import grant as grant_roles
+
+audit_cli = AppGroup("audit", help="The audit trail: its installation, its roles, its state.")
+
+
+class _Refusal(click.ClickException):
+    """Bad input or a state that does not allow the command: exit code 2."""
+
+    exit_code = 2
+
+
+def _logger() -> Any:
+    found = current_app.extensions.get("audit_app")
+    if found is None:
+        raise NotRegisteredError
+    return found
+
+
+def _engine() -> Any:
+    return _logger().session.get_bind(mapper=_logger().activity_cls.__mapper__)
+
+
+def _clearly(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn an error of ours into a message and exit code 2."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except AuditError as error:
+            raise _Refusal(str(error)) from error
+
+    return run
+
+
+@audit_cli.command()
+@click.option("--role", "roles", multiple=True, help="An application's role: it loses all access.")
+@click.option("--reader", "readers", multiple=True, help="A role that may read the trail.")
+@click.option("--suspend", "suspenders", multiple=True, help="A role that may suspend the capture.")
+@click.option("--owner", help="The role that gets the trail; made without login if missing.")
+@with_appcontext
+@_clearly
+def grant(
+    roles: Sequence[str], readers: Sequence[str], suspenders: Sequence[str], owner: str | None
+) -> None:
+    """Set up the database roles around the trail."""
+    wanted = Roles(owner, roles, readers, suspenders)
+    with _engine().begin() as connection:
+        warnings = grant_roles(connection, _logger().schema_name, wanted)
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo("The roles are set up.")
+
+
+@audit_cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for machines.")
+@with_appcontext
+@_clearly
+def check(as_json: bool) -> None:  # noqa: FBT001 - click's way
+    """Compare the installation with what it should be; exit 1 if something is wrong."""
+    with _engine().connect() as connection:
+        findings = _logger().check(connection)
+    if as_json:
+        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.code}: {finding.table}: {finding.message}\n  {finding.remedy}")
+        if not findings:
+            click.echo("Everything is as it should be.")
+    if findings:
+        raise SystemExit(1)

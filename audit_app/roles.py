@@ -1,0 +1,116 @@
+"""Who may do what: the grants of a set-up with roles of their own.
+
+The small application has one role that owns everything. The larger one has three: a role without
+login that owns the trail, a migrating role that owns the tables and is a member of the first, and
+the application's role, which may write the tables and has nothing in the audit schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from audit_app.errors import ConfigurationError
+from audit_app.sql import quote_identifier, quote_literal
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The names of the database roles.
+
+    :ivar owner: gets the trail; is created, without login, if it does not exist.
+    :ivar applications: lose everything in the audit schema.
+    :ivar readers: may read the trail.
+    :ivar suspenders: may suspend the capture.
+    """
+
+    owner: str | None = None
+    applications: Sequence[str] = ()
+    readers: Sequence[str] = ()
+    suspenders: Sequence[str] = ()
+
+
+def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
+    """Return the statements that make ``roles`` true; each may be repeated."""
+    schema = quote_identifier(schema_name)
+    tables = f"{schema}.transaction, {schema}.activity"
+    found = [
+        f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC",
+        f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC",
+        f"REVOKE ALL ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC",
+    ]
+    if roles.owner is not None:
+        found.append(f"SELECT {schema}.hand_over({quote_literal(roles.owner)})")
+    for role in map(quote_identifier, roles.applications):
+        found += [
+            f"REVOKE ALL ON ALL {kind} IN SCHEMA {schema} FROM {role}"
+            for kind in ("TABLES", "SEQUENCES", "FUNCTIONS")
+        ]
+        found.append(f"REVOKE ALL ON SCHEMA {schema} FROM {role}")
+    for role in map(quote_identifier, roles.readers):
+        found += [
+            f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+            f"GRANT SELECT ON {tables} TO {role}",
+        ]
+    for role in map(quote_identifier, roles.suspenders):
+        found += [
+            f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+            f"GRANT EXECUTE ON FUNCTION {schema}.suspend(text), {schema}.resume(bigint) TO {role}",
+        ]
+    return tuple(found)
+
+
+def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[str, ...]:
+    """Make ``roles`` true, in the caller's transaction.
+
+    :return: warnings: what still lets a role get around the trail.
+    :raises ConfigurationError: if a role does not exist, or an application's role owns the trail.
+    """
+    named = [*roles.applications, *roles.readers, *roles.suspenders]
+    missing = sorted(set(named) - _existing(connection, named))
+    if missing:
+        raise ConfigurationError(
+            f"There is no role {missing[0]!r}: create it, or correct the name."
+        )
+    for statement in statements(schema_name, roles):
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+    warnings = []
+    for role in roles.applications:
+        if _has_role(connection, role, _owner(connection, schema_name)):
+            raise ConfigurationError(
+                f"The role {role!r} owns the audit schema, so no grant can keep it out: name "
+                "another owner (--owner audit_owner) and make it no member of that role."
+            )
+        warnings += [
+            f"{role} owns the tracked table {table} and can drop its triggers: "
+            f"ALTER TABLE {table} OWNER TO another role"
+            for table in _tables_of(connection, schema_name, role)
+        ]
+    return tuple(warnings)
+
+
+def _existing(connection: sa.Connection, roles: Iterable[str]) -> set[str]:
+    query = sa.text("SELECT CAST(rolname AS text) FROM pg_roles WHERE rolname = ANY (:roles)")
+    return set(connection.scalars(query, {"roles": list(roles)}))
+
+
+def _owner(connection: sa.Connection, schema_name: str) -> str:
+    query = sa.text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :name")
+    return str(connection.scalar(query, {"name": schema_name}))
+
+
+def _has_role(connection: sa.Connection, role: str, other: str) -> bool:
+    query = sa.text("SELECT pg_has_role(:role, :other, 'MEMBER')")
+    return bool(connection.scalar(query, {"role": role, "other": other}))
+
+
+def _tables_of(connection: sa.Connection, schema_name: str, role: str) -> list[str]:
+    query = sa.text(
+        "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) FROM pg_trigger t "
+        "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace "
+        "JOIN pg_class c ON c.oid = t.tgrelid WHERE n.nspname = :schema "
+        "AND t.tgname LIKE 'zzz_audit_%' AND pg_has_role(:role, c.relowner, 'MEMBER') ORDER BY 1"
+    )
+    return list(connection.scalars(query, {"schema": schema_name, "role": role}))

@@ -1,0 +1,101 @@
+-- What is wrong with the tracking of a table: one row for each finding, none if all is well.
+--
+--   wanted   the options that the application declares; NULL if it declares none
+CREATE OR REPLACE FUNCTION @schema@.check_table(target_table regclass, wanted jsonb)
+RETURNS TABLE (code text, relation text, message text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _schema oid := '@schema@'::regnamespace;
+    _function record;
+    _part regclass;
+    _verb text;
+    _options jsonb;
+    _is_row boolean;
+BEGIN
+    SELECT p.oid, p.proname, p.prosrc, p.prosecdef, p.proconfig, p.proowner,
+           obj_description(p.oid, 'pg_proc')::jsonb #> '{audit_app,options}' AS options
+    INTO _function
+    FROM pg_trigger AS t
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE t.tgrelid = target_table AND starts_with(t.tgname, 'zzz_audit_') AND p.pronamespace = _schema
+    LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT 'untracked', target_table::text, 'has no trigger of the trail';
+        RETURN;
+    END IF;
+    _options := coalesce(_function.options, '{"exclude": []}');
+
+    IF wanted IS NOT NULL AND _options <> wanted THEN
+        RETURN QUERY SELECT 'options', target_table::text,
+            concat('is tracked with ', _options, ' and should be with ', wanted);
+    END IF;
+    IF _function.prosrc <> @schema@.capture_body(target_table, _options) THEN
+        RETURN QUERY SELECT 'drift', target_table::text,
+            'was altered after its capture function was made, or the function was: changes are recorded by a slower way';
+    END IF;
+    IF NOT _function.prosecdef OR NOT 'search_path=pg_catalog, pg_temp' = ANY (_function.proconfig) THEN
+        RETURN QUERY SELECT 'function', target_table::text,
+            'has a capture function without SECURITY DEFINER or without its search_path';
+    END IF;
+    IF _function.proowner <> (SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = _schema) THEN
+        RETURN QUERY SELECT 'owner', target_table::text, 'has a capture function that does not belong to the owner of the trail';
+    END IF;
+
+    _is_row := _options @> '{"level": "row"}';
+    FOR _part IN
+        SELECT target_table
+        UNION
+        SELECT p.relid FROM pg_partition_tree(target_table) AS p
+        ORDER BY 1
+    LOOP
+        FOREACH _verb IN ARRAY ARRAY['insert', 'update', 'delete', 'truncate'] LOOP
+            CONTINUE WHEN _options ? 'on' AND NOT _options -> 'on' ? _verb;
+            RETURN QUERY
+            SELECT
+                CASE WHEN _part = target_table THEN 'trigger' ELSE 'partition' END,
+                _part::text,
+                concat('has no working trigger for ', _verb)
+            WHERE NOT EXISTS (
+                SELECT
+                FROM pg_trigger AS t
+                WHERE t.tgrelid = _part
+                  AND t.tgname = concat('zzz_audit_', _verb)
+                  AND t.tgfoid = _function.oid
+                  AND t.tgenabled = 'A'
+            );
+        END LOOP;
+    END LOOP;
+
+    -- A write to a child of old inheritance fires the child's triggers only.
+    RETURN QUERY
+    SELECT 'child', i.inhrelid::regclass::text, concat('inherits from ', target_table, ' and is not tracked itself')
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = target_table
+      AND NOT c.relispartition
+      AND NOT EXISTS (
+          SELECT
+          FROM pg_trigger AS t
+          JOIN pg_proc AS p ON p.oid = t.tgfoid
+          WHERE t.tgrelid = i.inhrelid AND starts_with(t.tgname, 'zzz_audit_') AND p.pronamespace = _schema
+      );
+
+    -- The apply worker of logical replication fires row triggers only.
+    RETURN QUERY
+    SELECT 'subscription', target_table::text, 'is written to by logical replication, which fires row triggers only'
+    FROM pg_subscription_rel AS s
+    WHERE s.srrelid = target_table AND NOT _is_row;
+
+    RETURN QUERY
+    SELECT 'order', target_table::text, concat('has a trigger that fires after ours: ', t.tgname)
+    FROM pg_trigger AS t
+    WHERE t.tgrelid = target_table
+      AND NOT t.tgisinternal
+      AND t.tgname > 'zzz_audit_update'
+      AND NOT starts_with(t.tgname, 'zzz_audit_');
+END
+$function$;
