@@ -24,9 +24,9 @@ test: checks
 lint: checks
 
 checks: $(VENV)/.installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 
 # The stamps make a second run a matter of milliseconds; installing dev installs demo, too.

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+from audit_app.admin.blueprint import audit_bp
 from audit_app.errors import AuditError
 from audit_app.extension import AuditLogger
-
-try:
-    from audit_app.admin.blueprint import audit_bp
-except ImportError:
-    audit_bp = None
 
 audit_logger = AuditLogger()
 """A ready instance, for applications that need no options."""

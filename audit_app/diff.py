@@ -143,6 +143,7 @@ _LONGEST_TEXT = 200_000  # characters that still differ, to cut into words
 _MOST_TOKENS = (
     20_000  # to compare; above, the algorithm's steps between two looks at the clock grow
 )
+_FEWEST_LINES = 4  # below, a comparison by lines would find nothing
 _CODE_POINTS = 0x10FFFF
 
 
@@ -164,17 +165,17 @@ def text_diff(old: str, new: str, *, seconds: float = 0.5) -> TextDiff:
         segments.insert(0, Segment("equal", old[:prefix]))
     if suffix:
         segments.append(Segment("equal", old[len(old) - suffix :]))
-    return TextDiff(tuple(_tidy(segments)), method)
+    return TextDiff(tuple(_aligned(list(_tidy(segments)))), method)
 
 
 def _compare(old: str, new: str, *, seconds: float) -> tuple[TextMethod, list[Segment]]:
-    for method, pattern, limit in (("words", _WORDS, _LONGEST_TEXT), ("lines", _LINES, None)):
-        if seconds <= 0 or (limit and len(old) + len(new) > limit):
-            continue
-        old_tokens, new_tokens = pattern.findall(old), pattern.findall(new)
-        if len(old_tokens) + len(new_tokens) <= _MOST_TOKENS:
-            segments = _diff_tokens(old_tokens, new_tokens, seconds)
-            return ("words" if method == "words" else "lines"), segments
+    if seconds > 0 and len(old) + len(new) <= _LONGEST_TEXT:
+        old_words, new_words = _WORDS.findall(old), _WORDS.findall(new)
+        if len(old_words) + len(new_words) <= _MOST_TOKENS:
+            return "words", _diff_tokens(old_words, new_words, seconds)
+    old_lines, new_lines = _LINES.findall(old), _LINES.findall(new)
+    if seconds > 0 and _FEWEST_LINES <= len(old_lines) + len(new_lines) <= _MOST_TOKENS:
+        return "lines", _diff_tokens(old_lines, new_lines, seconds)
     return "ends", _replaced(old, new)
 
 
@@ -219,6 +220,20 @@ def _tidy(segments: list[Segment]) -> Iterator[Segment]:
             deleted, inserted = [], []
             yield segment
     yield from _replaced("".join(deleted), "".join(inserted))
+
+
+def _aligned(segments: list[Segment]) -> list[Segment]:
+    """Let a lone insertion or deletion begin with its word, and not with the space before it."""
+    for index in range(1, len(segments) - 1):
+        before, edit, after = segments[index - 1 : index + 2]
+        if edit.kind == "equal" or before.kind != "equal" or after.kind != "equal":
+            continue
+        space = edit.text[: len(edit.text) - len(edit.text.lstrip(" "))]
+        if space and space != edit.text and after.text.startswith(space):
+            segments[index - 1] = Segment("equal", before.text + space)
+            segments[index] = Segment(edit.kind, edit.text[len(space) :] + space)
+            segments[index + 1] = Segment("equal", after.text[len(space) :])
+    return [segment for segment in segments if segment.text]
 
 
 def _replaces(segments: list[Segment], index: int) -> bool:

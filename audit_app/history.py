@@ -331,10 +331,10 @@ def transaction_by_id(transaction: Any, id: int) -> sa.Select[Any]:  # noqa: A00
 def of_transaction(
     activity: Any,
     transaction: Any,
-    id: int,
+    id: int,  # noqa: A002
     *,
     after: int | None = None,
-    limit: int = PAGE,  # noqa: A002
+    limit: int = PAGE,
 ) -> sa.Select[Any]:
     """Return the query for a page of a transaction's activities, in the order of writing.
 

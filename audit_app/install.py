@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from audit_app import sql
 from audit_app.errors import (
     AuditError,
     InstallationConflictError,
@@ -91,7 +90,7 @@ def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) ->
                 table,
                 "audit_table",
                 sa.cast(sa.literal(list(table.exclude), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text)),
-                sa.cast(sa.literal(json.dumps(table.options.as_dict()), sa.Text), postgresql.JSONB),
+                _jsonb(table.options.as_dict()),
             )
 
 
@@ -141,10 +140,7 @@ def check(
     """
     if not is_installed(connection, trail):
         raise not_installed(trail.schema_name)
-    query = sa.text(
-        f"SELECT code, relation, message FROM {sql.quote_identifier(trail.schema_name)}"
-        ".check_table(to_regclass(:name), CAST(:options AS jsonb))"  # noqa: S608
-    )
+    check_table = getattr(sa.func, trail.schema_name).check_table
     findings = []
     for table in tables:
         name = table.regclass
@@ -152,7 +148,10 @@ def check(
             findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
             continue
         options = {"exclude": list(table.exclude), **table.options.as_dict()}
-        rows = connection.execute(query, {"name": name, "options": json.dumps(options)})
+        call = check_table(_regclass(name), _jsonb(options)).table_valued(
+            "code", "relation", "message"
+        )
+        rows = connection.execute(sa.select(call))
         again = f"Track it again: {table.create_sql};"
         findings += [
             Finding(row.code, row.relation, row.message, _REMEDIES.get(row.code, again))
@@ -165,12 +164,19 @@ def _run(
     connection: sa.Connection, table: AuditedTable, function: str, *arguments: sa.Cast[Any]
 ) -> None:
     call = getattr(getattr(sa.func, table.audit_schema), function)
-    target = sa.cast(sa.literal(table.regclass, sa.Text), REGCLASS)
     try:
         with connection.begin_nested():
-            connection.execute(sa.select(call(target, *arguments)))
+            connection.execute(sa.select(call(_regclass(table.regclass), *arguments)))
     except sa.exc.DBAPIError as error:
         raise _explain(error, table) from error
+
+
+def _regclass(name: str) -> sa.Cast[Any]:
+    return sa.cast(sa.literal(name, sa.Text), REGCLASS)
+
+
+def _jsonb(value: object) -> sa.Cast[Any]:
+    return sa.cast(sa.literal(json.dumps(value), sa.Text), postgresql.JSONB)
 
 
 def _explain(error: sa.exc.DBAPIError, table: AuditedTable) -> Exception:

@@ -35,8 +35,7 @@ def create_app(database_url: str, *, secret_key: str | None = None) -> Flask:
     audit_logger.init_app(app)
     app.register_blueprint(pages.bp)
     app.register_blueprint(auth.bp)
-    if audit_bp is not None:  # TEMPORARY
-        app.register_blueprint(audit_bp)
+    app.register_blueprint(audit_bp)
     backoffice.init_app(app)
     return app
 

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 from flask import redirect, request, url_for
 from flask_admin import Admin, AdminIndexView
 from flask_admin.contrib.sqla import ModelView
+from flask_admin.contrib.sqla.form import AdminModelConverter
 from flask_admin.form import SecureForm
 from flask_admin.menu import MenuLink
+from flask_admin.model.form import converts
 from flask_admin.theme import Bootstrap4Theme
 from flask_login import current_user
-from sqlalchemy.orm import selectinload
 from wtforms import PasswordField, ValidationError
 
-try:
-    from audit_app.admin import add_history_links
-except ImportError:  # TEMPORARY
-    add_history_links = lambda admin: None
+from audit_app.admin import add_history_links
 from demo.models import Country, Currency, Editor, Subdivision, db
 
 if TYPE_CHECKING:
@@ -45,6 +43,15 @@ class IndexView(EditorsOnly, AdminIndexView):  # type: ignore[misc]
     """The back office's first page."""
 
 
+class OneLineConverter(AdminModelConverter):  # type: ignore[misc]
+    """Text columns hold names and codes here: a line, where Flask-Admin shows a box."""
+
+    @converts("Text")  # type: ignore[untyped-decorator]
+    def conv_Text(self, **kwargs: Any) -> Any:  # noqa: N802 - Flask-Admin's name
+        """Convert a text column to a field of one line."""
+        return self.conv_String(**kwargs)
+
+
 class DeskView(EditorsOnly, ModelView):  # type: ignore[misc]
     """What all tables have in common."""
 
@@ -53,7 +60,7 @@ class DeskView(EditorsOnly, ModelView):  # type: ignore[misc]
     can_set_page_size = True
     column_display_pk = True
     named_filter_urls = True
-    extra_css = ("/desk-static/backoffice.css",)
+    model_form_converter = OneLineConverter
 
 
 class CountryView(DeskView):
@@ -73,10 +80,6 @@ class CountryView(DeskView):
             currency.alpha_3 for currency in model.currencies
         ),
     }
-
-    def get_query(self) -> Any:
-        """Load the currencies of all rows of a page with one statement."""
-        return super().get_query().options(selectinload(Country.currencies))
 
 
 class SubdivisionView(DeskView):
@@ -130,12 +133,12 @@ def init_app(app: Flask) -> None:
         app,
         name="Back office",
         index_view=IndexView(template="desk/backoffice.html"),
-        theme=Bootstrap4Theme(fluid=True),
+        theme=Bootstrap4Theme(fluid=True, base_template="desk/admin.html"),
     )
     admin.add_view(CountryView(Country, db, name="Countries"))
     admin.add_view(SubdivisionView(Subdivision, db, name="Subdivisions"))
     admin.add_view(CurrencyView(Currency, db, name="Currencies"))
     admin.add_view(EditorView(Editor, db, name="Editors"))
     admin.add_link(MenuLink(name="Desk", endpoint="desk.home"))
-    admin.add_link(MenuLink(name="Audit trail", url="/audit/"))
+    admin.add_link(MenuLink(name="Audit trail", endpoint="audit_ui.index"))
     add_history_links(admin)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 import click
 import flask_migrate
 import sqlalchemy as sa
+from alembic.script import ScriptDirectory
 from flask.cli import FlaskGroup
 from werkzeug.serving import make_server
 
 from demo import app as factory
 from demo import server
-from demo.catalogue import EDITORS
+from demo.catalogue import COLUMNS, EDITORS
 from demo.errors import AddressError, DatabaseError, DemoError
 from demo.load import load
 from demo.models import db
@@ -59,7 +60,7 @@ def prepare(app: Flask, say: Callable[[str], object] = print) -> None:
     :raises DatabaseError: if the database cannot be reached.
     """
     with app.app_context():
-        check_connection()
+        check_database()
         flask_migrate.upgrade(directory=str(MIGRATIONS), x_arg=["quiet=yes"])
         load(say)
         replay(say)
@@ -72,7 +73,7 @@ def reset(app: Flask) -> None:
     :raises DatabaseError: if the database cannot be reached.
     """
     with app.app_context():
-        check_connection()
+        check_database()
         if sa.inspect(db.engine).has_table("alembic_version"):
             flask_migrate.downgrade(directory=str(MIGRATIONS), revision="base", x_arg=["quiet=yes"])
             with db.engine.begin() as connection:
@@ -80,17 +81,28 @@ def reset(app: Flask) -> None:
         db.session.remove()
 
 
-def check_connection() -> None:
-    """Fail early and readably where the database does not answer.
+def check_database() -> None:
+    """Fail early and readably where the database does not answer or is somebody else's.
 
-    :raises DatabaseError: with what the driver says.
+    :raises DatabaseError: with what the driver says, or what was found.
     """
+    url = db.engine.url.render_as_string(hide_password=True)
     try:
         with db.engine.connect() as connection:
-            connection.execute(sa.text("SELECT 1"))
+            present = set(sa.inspect(connection).get_table_names())
+            revisions: set[str] = set()
+            if "alembic_version" in present:
+                version = sa.table("alembic_version", sa.column("version_num"))
+                revisions = set(connection.scalars(sa.select(version.c.version_num)))
     except sa.exc.OperationalError as error:
-        url = db.engine.url.render_as_string(hide_password=True)
         raise DatabaseError(f"No database answers at {url}\n{str(error.orig).strip()}") from error
+    ours = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+    tables = present & set(COLUMNS)
+    if revisions - ours or (tables and not revisions):
+        found = ", ".join(sorted(tables) or sorted(revisions))
+        raise DatabaseError(
+            f"The database at {url} is in use by something else ({found}): name an empty one."
+        )
 
 
 def check_address(host: str, port: int) -> None:
@@ -114,21 +126,21 @@ def check_address(host: str, port: int) -> None:
 
 
 def serve(app: Flask, host: str, port: int) -> None:
-    """Serve until Ctrl-C (or SIGTERM, or the terminal goes away)."""
+    """Serve until Ctrl-C."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    web = make_server(host, port, app, threaded=True)
+    web.serve_forever()  # returns after KeyboardInterrupt, with the socket closed
+    click.echo("\nStopping.")
+
+
+def treat_signals_as_ctrl_c() -> None:
+    """Stop cleanly, the database too, on SIGTERM and when the terminal goes away."""
 
     def leave(_number: int, _frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    web = make_server(host, port, app, threaded=True)
-    try:
-        web.serve_forever()
-    except KeyboardInterrupt:
-        click.echo("\nStopping.")
-    finally:
-        web.server_close()
 
 
 def in_one_line(command: Callable[P, R]) -> Callable[P, R]:
@@ -165,6 +177,7 @@ def cli() -> None:
 @in_one_line
 def demo(host: str, port: int, *, fresh: bool, no_serve: bool) -> None:
     """Prepare the demo's database and serve the demo."""
+    treat_signals_as_ctrl_c()
     if not no_serve:
         check_address(host, port)
     own_server = not os.environ.get("AUDIT_DATABASE_URL")

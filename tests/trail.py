@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,11 +60,17 @@ class Trail:
         with self.engine.begin() as connection:
             return connection.scalar(sa.text(query), parameters)
 
-    def track(self, table: str, exclude: list[str] | None = None) -> None:
+    def track(
+        self,
+        table: str,
+        exclude: list[str] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self.run(
-            "SELECT audit.audit_table(cast(:t AS regclass), cast(:e AS text[]))",
+            "SELECT audit.audit_table(CAST(:t AS regclass), CAST(:e AS text[]), CAST(:o AS jsonb))",
             t=table,
             e=exclude or [],
+            o=json.dumps(options or {}),
         )
 
     def create(self, statement: str, table: str, exclude: list[str] | None = None) -> None:

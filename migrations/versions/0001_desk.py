@@ -38,7 +38,7 @@ def install_audit() -> None:
         op.execute(sa.schema.DDL(audit_logger.render_tmpl("jsonb_change_key_name.sql")))
         op.execute(audit_logger.operators_sql())
         op.execute(audit_logger.audit_table_sql())
-        schema = op.get_bind().dialect.identifier_preparer.quote(audit_logger.schema_name)
+        schema = op.get_context().dialect.identifier_preparer.quote(audit_logger.schema_name)
         op.execute(f"SELECT {schema}.audit_table('country')")
         op.execute(f"SELECT {schema}.audit_table('subdivision')")
         op.execute(f"SELECT {schema}.audit_table('currency')")

@@ -13,7 +13,11 @@ from demo.catalogue import EDITORS
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = [
+    pytest.mark.xdist_group("browser"),
+    # Flask-Admin's select field does what WTForms 3.3 deprecates.
+    pytest.mark.filterwarnings("ignore:Yielding raw tuples:DeprecationWarning"),
+]
 
 ADA = EDITORS[0]
 

@@ -199,8 +199,8 @@ def test_no_argument_is_needed(database_url: str) -> None:
         activity = logger.activity_cls.query.one()
         assert activity.transaction.actor is None
         assert logger.schema_name == "audit"
+        db.session.remove()  # its transaction holds locks on what is dropped
         db.drop_all()
-        db.session.remove()
         db.engine.dispose()
 
 

@@ -86,7 +86,9 @@ def write_a_currency(code: str) -> list[Any]:
     db.session.execute(sa.insert(table).values(alpha_3=code, numeric="000", name="Test"))
     db.session.commit()
     activity = audit_logger.activity_cls
-    return list(db.session.scalars(sa.select(activity).where(activity.object_key == code)))
+    found = list(db.session.scalars(sa.select(activity).where(activity.object_key == code)))
+    db.session.remove()  # what is left open would block the downgrade
+    return found
 
 
 def test_there_is_one_head() -> None:
@@ -117,16 +119,13 @@ def test_the_schema_equals_the_models(app: Flask) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_a_second_revision_would_be_empty(app: Flask, tmp_path: Path) -> None:
+def test_a_second_revision_would_be_empty(app: Flask) -> None:
     upgrade()
-    script = flask_migrate.migrate(
-        directory=MIGRATIONS, x_arg=QUIET, version_path=None, rev_id="9999"
-    )
-    written = list(Path(MIGRATIONS).glob("versions/9999*"))
+    flask_migrate.migrate(directory=MIGRATIONS, x_arg=QUIET, rev_id="9999")
+    written = {file: file.read_text() for file in Path(MIGRATIONS).glob("versions/9999*")}
     for file in written:
         file.unlink()
-    assert script is None
-    assert written == []
+    assert written == {}
 
 
 def test_downgrade_leaves_nothing_behind(app: Flask) -> None:

@@ -203,7 +203,9 @@ def test_set_role_is_recorded(article: Trail, role: str) -> None:
     article.script(f'DROP OWNED BY "{role}"')
 
 
-@pytest.mark.parametrize("verb", ["UPDATE audit.{} SET id = DEFAULT", "DELETE FROM audit.{}", "TRUNCATE audit.{}"])
+@pytest.mark.parametrize(
+    "verb", ["UPDATE audit.{} SET id = DEFAULT", "DELETE FROM audit.{}", "TRUNCATE audit.{}"]
+)
 @pytest.mark.parametrize("table", ["activity", "transaction"])
 def test_not_even_the_owner_rewrites_history(article: Trail, verb: str, table: str) -> None:
     """UPDATE, DELETE or TRUNCATE on the trail by a role that has the rights."""

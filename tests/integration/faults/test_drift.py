@@ -1,0 +1,132 @@
+"""A table is altered by hand, without a migration: the next write succeeds and is captured whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.faults.test_rows import findings
+from tests.trail import Trail
+
+ALTERATIONS: list[tuple[str, str, dict[str, Any]]] = [
+    ("ADD COLUMN extra text DEFAULT 'e'", "extra = 'f'", {"extra": "f"}),
+    ("DROP COLUMN n", "name = 'y'", {"name": "y"}),
+    ("RENAME COLUMN name TO title", "title = 'y'", {"title": "y"}),
+    ("ALTER COLUMN name TYPE int USING 5", "name = 6", {"name": 6}),
+    ("ALTER COLUMN n TYPE json USING to_json(n)", "n = '{\"a\":1}'", {"n": {"a": 1}}),
+    ("ALTER COLUMN n TYPE text USING n", "n = 'z'", {"n": "z"}),
+    (
+        "ADD COLUMN at timestamptz",
+        "at = '2024-01-01 12:00+05'",
+        {"at": "2024-01-01T07:00:00+00:00"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("alteration", "assignment", "changed"), ALTERATIONS)
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_column_is_altered(
+    article: Trail, alteration: str, assignment: str, changed: dict[str, Any], level: str
+) -> None:
+    """ALTER TABLE ADD, DROP, RENAME, ALTER TYPE: captured under the new names; check says so."""
+    article.track("article", options={"level": level})
+    article.run("INSERT INTO article VALUES (1, 'x', 1)")
+    article.script(f"ALTER TABLE article {alteration}")
+    with article.engine.begin() as connection:  # a session whose plans are already made
+        connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Tokyo'")
+        connection.exec_driver_sql(f"UPDATE article SET {assignment} WHERE id = 1")
+        connection.exec_driver_sql("INSERT INTO article (id) VALUES (2)")
+        connection.exec_driver_sql("DELETE FROM article WHERE id = 2")
+    _, update, insert, delete = article.changes()
+    assert update.changed == changed
+    columns = article.value(
+        "SELECT array_agg(CAST(attname AS text)) FROM pg_attribute WHERE attnum > 0 "
+        "AND NOT attisdropped AND attrelid = CAST('article' AS regclass)"
+    )
+    assert set(insert.changed) == set(delete.old) == set(columns)
+    assert ("drift", "public.article") in findings(article, "article")
+    article.track("article", options={"level": level})
+    assert findings(article, "article") == []
+    article.script(
+        f"UPDATE article SET {assignment} WHERE id = 1; INSERT INTO article (id) VALUES (3)"
+    )
+    assert set(article.changes()[-1].changed) == set(columns)
+
+
+def test_the_key_is_altered(article: Trail) -> None:
+    """The key column is renamed, then its type changes, then the key is another column."""
+    article.run("INSERT INTO article VALUES (1, 'x', 1)", "ALTER TABLE article RENAME id TO number")
+    article.run("UPDATE article SET name = 'y'")
+    article.run("ALTER TABLE article ALTER number TYPE text", "UPDATE article SET name = 'z'")
+    article.run(
+        "ALTER TABLE article DROP CONSTRAINT article_pkey, DROP COLUMN number, ADD PRIMARY KEY (name)"
+    )
+    article.run("UPDATE article SET n = 2", "ALTER TABLE article DROP CONSTRAINT article_pkey")
+    article.run("UPDATE article SET n = 3")
+    assert [(c.object_id, c.changed) for c in article.changes()[1:]] == [
+        ("1", {"name": "y"}),
+        ("1", {"name": "z"}),
+        ("z", {"n": 2}),
+        (None, {"n": 3}) if article.changes()[-1].object_id is None else ("z", {"n": 3}),
+    ]
+
+
+def test_the_table_is_renamed(article: Trail) -> None:
+    """RENAME and SET SCHEMA: recorded under the new name at once."""
+    article.script(
+        "ALTER TABLE article RENAME TO story; CREATE SCHEMA s; ALTER TABLE story SET SCHEMA s"
+    )
+    article.run("INSERT INTO s.story VALUES (1, 'x', 1)")
+    assert [(c.verb, c.table) for c in article.changes()] == [("insert", "story")]
+    article.create("CREATE TABLE article (id int PRIMARY KEY)", "article")
+    article.run("INSERT INTO article VALUES (1)", "UPDATE s.story SET name = 'y'")
+    assert [c.table for c in article.changes()] == ["story", "article", "story"]
+
+
+@pytest.mark.parametrize("option", ["exclude", "mask"])
+def test_a_protected_column_is_renamed(trail: Trail, option: str) -> None:
+    """A hand-made rename does not let an excluded or masked column in under its new name."""
+    trail.run("CREATE TABLE person (id int PRIMARY KEY, secret text, name text)")
+    trail.track("person", options={option: ["secret"]})
+    trail.run("ALTER TABLE person RENAME secret TO password")
+    trail.run("ALTER TABLE person ADD COLUMN city text")
+    trail.run(
+        "INSERT INTO person VALUES (1, 's3cret', 'ada', 'Rome')",
+        "UPDATE person SET password = 's3cret too', city = 'Oslo'",
+    )
+    insert, update = trail.changes()
+    protected = {} if option == "exclude" else {"password": {"$audit": "masked"}}
+    assert insert.changed == {"id": 1, "name": "ada", "city": "Rome", **protected}
+    assert update.changed == {"city": "Oslo", **protected}
+    text = trail.value("SELECT string_agg(CAST(a AS text), '') FROM audit.activity a")
+    assert "s3cret" not in text
+
+
+def test_a_protected_column_is_renamed_after_a_restore(trail: Trail) -> None:
+    """The columns were numbered anew, so the place tells nothing: what is unknown stays out."""
+    trail.script(
+        "CREATE TABLE person (gone int, id int PRIMARY KEY, secret text, name text);"
+        "ALTER TABLE person DROP COLUMN gone"
+    )
+    trail.track("person", ["secret"])
+    trail.script(
+        # As a dump and restore would number them.
+        "CREATE TABLE copy (id int PRIMARY KEY, secret text, name text); DROP TABLE person CASCADE;"
+        "ALTER TABLE copy RENAME TO person;"
+        "CREATE TRIGGER zzz_audit_insert AFTER INSERT ON person REFERENCING NEW TABLE AS new_table "
+        "EXECUTE FUNCTION audit.capture_public_person();"
+        "ALTER TABLE person RENAME secret TO password"
+    )
+    trail.run("INSERT INTO person VALUES (1, 's3cret', 'ada')")
+    assert trail.changes()[0].changed == {"id": 1, "name": "ada"}
+
+
+def test_the_schema_is_renamed(trail: Trail) -> None:
+    """A condition that no longer fits the table records everything instead of failing the write."""
+    trail.run("CREATE TABLE thing (id int PRIMARY KEY, state text)")
+    trail.track("thing", options={"when": "NEW.state <> 'draft'"})
+    trail.run("INSERT INTO thing VALUES (1, 'draft')")
+    assert trail.changes() == []
+    trail.run("ALTER TABLE thing RENAME state TO status", "INSERT INTO thing VALUES (2, 'draft')")
+    assert [c.object_id for c in trail.changes()] == ["2"]
