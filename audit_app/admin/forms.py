@@ -1,0 +1,237 @@
+"""The one form of filters, and what it means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from wtforms import BooleanField, Form, SelectField, StringField
+from wtforms.validators import ValidationError
+
+from audit_app import history, models
+from audit_app.admin.i18n import gettext as _
+from audit_app.errors import AuditError
+
+PARAMETERS: Final = ("actor", "unknown", "table", "verb", "from", "to", "tz")
+"""The names of the filters in an address."""
+
+COMMON_ZONES: Final = (
+    "UTC", "Africa/Cairo", "Africa/Johannesburg", "Africa/Lagos", "Africa/Nairobi",
+    "America/Argentina/Buenos_Aires", "America/Bogota", "America/Chicago", "America/Denver",
+    "America/Los_Angeles", "America/Mexico_City", "America/New_York", "America/Sao_Paulo",
+    "America/Toronto", "Asia/Bangkok", "Asia/Dubai", "Asia/Hong_Kong", "Asia/Jakarta",
+    "Asia/Karachi", "Asia/Kolkata", "Asia/Manila", "Asia/Seoul", "Asia/Shanghai",
+    "Asia/Singapore", "Asia/Tokyo", "Australia/Melbourne", "Australia/Perth", "Australia/Sydney",
+    "Europe/Amsterdam", "Europe/Athens", "Europe/Berlin", "Europe/Dublin", "Europe/Helsinki",
+    "Europe/Istanbul", "Europe/Kyiv", "Europe/Lisbon", "Europe/London", "Europe/Madrid",
+    "Europe/Paris", "Europe/Rome", "Europe/Stockholm", "Europe/Vienna", "Europe/Warsaw",
+    "Europe/Zurich", "Pacific/Auckland", "Pacific/Honolulu",
+)  # fmt: skip
+"""Suggestions; every zone of the IANA database is understood."""
+
+
+class InvalidFilterError(AuditError):
+    """A filter in this address makes no sense."""
+
+
+def verb_labels() -> dict[str, str]:
+    """Return each verb of the trail with the word that the pages use for it."""
+    labels = {
+        "insert": _("Created"),
+        "update": _("Updated"),
+        "delete": _("Deleted"),
+        "truncate": _("Truncated"),
+        "suspend": _("Capture suspended"),
+        "resume": _("Capture resumed"),
+        "gap": _("Gap"),
+    }
+    return {verb: labels.get(verb, verb) for verb in (*models.VERBS, *models.MARKS)}
+
+
+def zone_of(name: str) -> tzinfo:
+    """Return the time zone of an IANA name.
+
+    :raises InvalidFilterError: if there is none.
+    """
+    if name == "UTC":  # also where the system has no zone data
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise InvalidFilterError(
+            _("There is no time zone “%(name)s”: write it like Europe/Berlin.", name=name[:60])
+        ) from error
+
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+
+
+def moment(text: str, zone: tzinfo, *, end: bool = False) -> datetime:
+    """Return the moment that a ``date`` or ``datetime-local`` input of a page means.
+
+    A day alone begins at its midnight; as an end it is meant whole. A time that the end of summer
+    time repeats is the first one as a beginning and the second one as an end.
+
+    :raises InvalidFilterError: if it is neither.
+    """
+    try:
+        if _DAY.fullmatch(text):
+            day = date.fromisoformat(text) + timedelta(days=1 if end else 0)
+            local = datetime.combine(day, time())
+        else:
+            local = datetime.fromisoformat(text)
+        aware = local if local.tzinfo else local.replace(tzinfo=zone, fold=1 if end else 0)
+        return aware.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidFilterError(
+            _("“%(text)s” is not a date: write it like 2026-03-29 or 2026-03-29T14:30.",
+              text=text[:60])
+        ) from error  # fmt: skip
+
+
+class _Select(SelectField):  # type: ignore[misc]
+    """A choice whose first entry does not restrict."""
+
+    def pre_validate(self, form: Form) -> None:
+        if self.data and self.data not in dict(self.choices):
+            raise ValidationError(
+                _("There is no “%(value)s” to choose here.", value=str(self.data)[:60])
+            )
+
+
+class FilterForm(Form):  # type: ignore[misc]
+    """The filters, as an address holds them."""
+
+    class Meta:
+        """Messages come from this package; WTForms' own translations are not needed."""
+
+        locales = False
+
+    actor = StringField()
+    unknown = BooleanField()
+    table = _Select(validate_choice=False)
+    verb = _Select(validate_choice=False)
+    since = StringField(name="from")
+    until = StringField(name="to")
+    tz = StringField()
+
+
+@dataclass(frozen=True)
+class Filtering:
+    """What the visitor asked for.
+
+    :ivar query: the active filters as parameters of an address.
+    :ivar errors: what was wrong, by parameter.
+    """
+
+    filters: history.Filters
+    zone: tzinfo
+    zone_name: str
+    form: Any
+    query: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def local_from(self) -> str:
+        """The beginning as a ``datetime-local`` input takes it."""
+        return _local(self.filters.since, self.zone)
+
+    @property
+    def local_to(self) -> str:
+        """The end as a ``datetime-local`` input takes it."""
+        return _local(self.filters.until, self.zone)
+
+
+def _local(value: datetime | None, zone: tzinfo) -> str:
+    return value.astimezone(zone).strftime("%Y-%m-%dT%H:%M") if value else ""
+
+
+def filtering(
+    arguments: Mapping[str, str], *, tables: Sequence[tuple[str, str]], default_zone: str
+) -> Filtering:
+    """Read the filters of an address.
+
+    :param tables: schema and name of each table to choose from.
+    :param default_zone: the zone where the address names none.
+    :raises InvalidFilterError: if the text could not even be sent to the database.
+    """
+    given = {name: str(arguments.get(name, "")).strip() for name in PARAMETERS}
+    if any("\x00" in value for value in given.values()):
+        raise InvalidFilterError
+    names = _table_names(tables)
+    given["table"] = next(
+        (key for key, pair in names.items() if given["table"] in {key, pair[1]}), given["table"]
+    )
+    form = FilterForm(data=_data(given))
+    form.table.choices = [("", _("All tables")), *((key, key) for key in names)]
+    form.verb.choices = [("", _("All changes")), *verb_labels().items()]
+    form.validate()
+    errors = {name: str(form[name].errors[0]) for name in ("table", "verb") if form[name].errors}
+    zone, zone_name = _zone(given, default_zone, errors)
+    since, until = _period(given, zone, errors)
+    unknown = given["unknown"] not in {"", "0"}
+    schema_name, table_name = names.get(given["table"], (None, None))
+    query = {name: value for name, value in given.items() if value}
+    if unknown:
+        query = {**query, "unknown": "1"}
+        query.pop("actor", None)
+    else:
+        query.pop("unknown", None)
+    filters = history.Filters(
+        actor_id=None if unknown else given["actor"] or None,
+        unknown_actor=unknown,
+        schema_name=schema_name,
+        table_name=table_name,
+        verb=given["verb"] or None,
+        since=since,
+        until=until,
+    )
+    return Filtering(filters, zone, zone_name, form, query, errors)
+
+
+def _data(given: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "actor": given["actor"],
+        "unknown": given["unknown"] not in {"", "0"},
+        "table": given["table"],
+        "verb": given["verb"],
+        "since": given["from"],
+        "until": given["to"],
+        "tz": given["tz"],
+    }
+
+
+def _table_names(tables: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """Name each table as short as it is unambiguous: ``article``, ``archive.article``."""
+    times = [name for _schema, name in tables]
+    return {
+        name if times.count(name) == 1 else f"{schema}.{name}": (schema, name)
+        for schema, name in sorted(tables, key=lambda pair: (pair[1], pair[0]))
+    }
+
+
+def _zone(
+    given: Mapping[str, str], default_zone: str, errors: dict[str, str]
+) -> tuple[tzinfo, str]:
+    try:
+        name = given["tz"] or default_zone
+        return zone_of(name), name
+    except InvalidFilterError as error:
+        errors["tz"] = str(error)
+        return UTC, "UTC"
+
+
+def _period(
+    given: Mapping[str, str], zone: tzinfo, errors: dict[str, str]
+) -> tuple[datetime | None, datetime | None]:
+    moments: dict[str, datetime | None] = {"from": None, "to": None}
+    for name in moments:
+        try:
+            moments[name] = moment(given[name], zone, end=name == "to") if given[name] else None
+        except InvalidFilterError as error:
+            errors[name] = str(error)
+    return moments["from"], moments["to"]

@@ -1,0 +1,96 @@
+"""Addresses of the pages, for whichever place they are mounted at."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from flask import url_for
+
+ASSETS = Path(__file__).resolve().parent.parent / "static" / "audit"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def is_path_safe(*parts: str) -> bool:
+    """Tell whether ``parts`` survive as a path.
+
+    Browsers resolve ``.`` and ``..``, servers merge slashes and decode ``%2F``: what a path would
+    lose travels as a parameter.
+    """
+    segments = [segment for part in parts for segment in part.split("/")]
+    return all(
+        segment not in {"", ".", ".."} and not _CONTROL.search(segment) for segment in segments
+    )
+
+
+@cache
+def asset_digest(filename: str) -> str:
+    """Return a short digest of a file of ours, so that its address changes with it."""
+    return hashlib.sha256((ASSETS / filename).read_bytes()).hexdigest()[:12]
+
+
+class Links:
+    """Builds the addresses below one mounted view.
+
+    :param endpoint: the view's endpoint.
+    :param zone: the time zone that the visitor chose; it goes along from page to page.
+    """
+
+    def __init__(self, endpoint: str, *, zone: str | None = None) -> None:
+        self.endpoint = endpoint
+        self.zone = zone
+
+    def _url(self, page: str, **values: Any) -> str:
+        values = {"tz": self.zone or None, **values}
+        given = {name: value for name, value in values.items() if value is not None}
+        return url_for(f"{self.endpoint}.{page}", **given)
+
+    def feed(self, query: Mapping[str, str] | None = None, **values: Any) -> str:
+        """Address of the feed, with the filters of ``query``."""
+        return self._url("index", **_filters(query), **values)
+
+    def record(self, schema_name: str, table_name: str, key: str, **values: Any) -> str:
+        """Address of a record's timeline.
+
+        :param key: the text of ``activity.object_key``.
+        """
+        names = {"schema": schema_name, "table": table_name, "identity": key}
+        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
+        return self._url("record" if safe else "records", **names, **values)
+
+    def activity(self, id_: int, **values: Any) -> str:
+        """Address of one change."""
+        return self._url("activity", activity_id=id_, **values)
+
+    def transaction(self, id_: int, **values: Any) -> str:
+        """Address of everything that one transaction changed."""
+        return self._url("transaction", transaction_id=id_, **values)
+
+    def actors(self, **values: Any) -> str:
+        """Address of the page of who was active."""
+        return self._url("actors", **values)
+
+    def actor(
+        self, actor_id: str | None, query: Mapping[str, str] | None = None, **values: Any
+    ) -> str:
+        """Address of one actor's feed; None for what nobody is known to have done."""
+        if actor_id is None:
+            return self.feed(query, unknown="1", **values)
+        others = {**_filters(query), **values}
+        if is_path_safe(actor_id):
+            return self._url("actor", actor_id=actor_id, **others)
+        return self._url("actors", id=actor_id, **others)
+
+    def asset(self, filename: str) -> str:
+        """Address of a style sheet, script or image of ours."""
+        return self._url("assets", filename=filename, v=asset_digest(filename), tz=None)
+
+
+def _filters(query: Mapping[str, str] | None) -> dict[str, str | None]:
+    """Filters that are given say all, about the time zone too."""
+    return {} if query is None else {"tz": None, **query}

@@ -1,0 +1,445 @@
+"""What a page shows, as frozen values: the templates only print."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from audit_app import diff, models
+from audit_app.admin.forms import Filtering, verb_labels
+from audit_app.admin.i18n import gettext as _
+from audit_app.admin.i18n import ngettext
+from audit_app.admin.links import Links
+from audit_app.admin.values import Value, value_of
+from audit_app.history import ROWS, Cursor
+
+# -- Time and people ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in time.
+
+    :ivar iso: for machines, with its offset from UTC.
+    :ivar time: the time of the day, in the visitor's zone.
+    :ivar full: date, time and zone.
+    """
+
+    iso: str
+    time: str
+    date: str
+    full: str
+
+
+def moment_of(value: datetime, zone: tzinfo) -> Moment:
+    """Return how a moment is written in ``zone``."""
+    local = value.astimezone(zone)
+    offset = local.strftime("%z")
+    return Moment(
+        iso=local.isoformat(timespec="microseconds"),
+        time=local.strftime("%H:%M:%S"),
+        date=date_text(local),
+        full=f"{date_text(local)}, {local.strftime('%H:%M:%S')} {offset[:3]}:{offset[3:5]}",
+    )
+
+
+def date_text(day: datetime) -> str:
+    """Return a date as text: ``24 November 2026``."""
+    months = (
+        _("January"), _("February"), _("March"), _("April"), _("May"), _("June"), _("July"),
+        _("August"), _("September"), _("October"), _("November"), _("December"),
+    )  # fmt: skip
+    return f"{day.day} {months[day.month - 1]} {day.year}"
+
+
+def day_heading(day: datetime, now: datetime) -> str:
+    """Return the heading of a day in the feed."""
+    weekdays = (
+        _("Monday"), _("Tuesday"), _("Wednesday"), _("Thursday"), _("Friday"), _("Saturday"),
+        _("Sunday"),
+    )  # fmt: skip
+    text = f"{weekdays[day.weekday()]}, {date_text(day)}"
+    if day.date() == now.date():
+        return f"{_('Today')}, {date_text(day)}"
+    if day.date() == (now - timedelta(days=1)).date():
+        return f"{_('Yesterday')}, {date_text(day)}"
+    return text
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acted.
+
+    :ivar is_known: False where nobody is known to have acted.
+    :ivar hue: which of the style sheet's colours stands behind the initials.
+    """
+
+    name: str
+    id: str | None
+    url: str
+    initials: str
+    hue: int
+    is_known: bool
+
+
+_HUES = 8
+
+
+def actor_of(actor_id: str | None, label: str | None, links: Links) -> Actor:
+    """Return how an actor is shown: by the label that the trail kept, else by the id."""
+    if actor_id is None and not label:
+        return Actor(_("Unknown"), None, links.actor(None), "?", _HUES, is_known=False)
+    name = label or actor_id or ""
+    seed = hashlib.sha256((actor_id or name).encode("utf-8", "surrogatepass")).digest()[0]
+    return Actor(name, actor_id, links.actor(actor_id), initials(name), seed % _HUES, is_known=True)
+
+
+def initials(name: str) -> str:
+    """Return one or two letters for a name; of a name without letters its first character."""
+    words = [word for word in name.replace("@", " ").replace("-", " ").split() if word[0].isalnum()]
+    letters = "".join(word[0] for word in (words[:1] + words[-1:] if len(words) > 1 else words))
+    return (letters or name[:1]).upper()
+
+
+# -- Records -----------------------------------------------------------------------------------
+
+_NAME_FIELDS = (
+    "name", "title", "label", "display_name", "full_name", "username", "email", "subject", "slug",
+    "code",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """A record as a list names it.
+
+    :ivar key: its identity, as people write it; a very long one is cut.
+    :ivar label: a name that its own data gives; may be empty.
+    """
+
+    schema: str
+    table: str
+    key: str
+    url: str
+    label: str = ""
+
+    @property
+    def table_title(self) -> str:
+        """The table, with its schema where that is not the usual one."""
+        return self.table if self.schema == "public" else f"{self.schema}.{self.table}"
+
+
+def key_text(key: str) -> str:
+    """Return an identity as people write it: ``GB, GBP`` for a key of two columns."""
+    if key.startswith("["):
+        try:
+            parts = json.loads(key)
+        except (ValueError, RecursionError):
+            return key
+        if isinstance(parts, list) and len(parts) > 1 and all(isinstance(p, str) for p in parts):
+            return ", ".join(parts)
+    return key
+
+
+def cut(text: str, length: int = 80) -> str:
+    """Return ``text``, cut where it is longer than a line of a list."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def record_label(data: Mapping[str, Any], key: str) -> str:
+    """Return a name for a record from its own data; empty if nothing looks like one."""
+    for name in _NAME_FIELDS:
+        value = data.get(name)
+        if isinstance(value, str) and value and value != key and "\n" not in value:
+            return cut(value, 60)
+    return ""
+
+
+def record_of(row: Any, links: Links) -> Record | None:
+    """Return the record that an activity is about; None for truncations and marks."""
+    if row.object_key is None:
+        return None
+    key = row.new_object_key or row.object_key
+    data = {**(row.old_data or {}), **(row.changed_data or {})}
+    return Record(
+        schema=row.schema_name,
+        table=row.table_name,
+        key=cut(key_text(key)),
+        url=links.record(row.schema_name, row.table_name, key),
+        label=record_label(data, key),
+    )
+
+
+# -- Activities in lists -----------------------------------------------------------------------
+
+_SYMBOLS = {
+    "insert": "+",
+    "update": "~",
+    "delete": "\N{MINUS SIGN}",
+    "truncate": "∅",
+    "suspend": "‖",
+    "resume": "▸",
+    "gap": "!",
+}
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A verb: its word and a sign, so that colour is not needed to tell."""
+
+    verb: str
+    label: str
+    symbol: str
+
+
+def badge_of(verb: str) -> Badge:
+    """Return the badge of a verb; one that this version does not know shows as it is stored."""
+    return Badge(verb if verb in _SYMBOLS else "other", verb_labels().get(verb, verb),
+                 _SYMBOLS.get(verb, "•"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A changed field in one line.
+
+    :ivar old: the former value, where both are short enough for the line.
+    """
+
+    field: str
+    kind: str
+    old: Value | None = None
+    new: Value | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """An activity in a list."""
+
+    id: int
+    url: str
+    badge: Badge
+    record: Record | None
+    table_title: str
+    chips: tuple[Chip, ...]
+    more_fields: int
+    moved_from: str
+    note: str
+
+
+_MOST_CHIPS = {"insert": 4, "delete": 4, "update": 6}
+
+
+def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:
+    """Return an activity as a list shows it.
+
+    :param order: the names of the table's columns.
+    """
+    changes = sort_fields(diff.changes(row.verb, row.old_data, row.changed_data), order)
+    record = record_of(row, links)
+    if row.verb != "update":
+        known = {record.key, record.label} if record is not None else set()
+        changes = tuple(c for c in changes if _worth_a_chip(c, known))
+    most = _MOST_CHIPS.get(row.verb, 0)
+    chips = [_chip(change) for change in changes[:most]]
+    note, more = _note(row), max(len(changes) - most, 0)
+    if row.is_large:
+        names = sort_names(row.field_names or (), order)
+        chips = [Chip(name, "changed") for name in names[:most]] if row.verb == "update" else []
+        more = len(names) - len(chips)
+    return Row(
+        id=row.id,
+        url=links.activity(row.id),
+        badge=badge_of(row.verb),
+        record=record,
+        table_title=_table_title(row),
+        chips=tuple(chips),
+        more_fields=more,
+        moved_from=key_text(row.object_key) if row.new_object_key else "",
+        note=note,
+    )
+
+
+def _table_title(row: Any) -> str:
+    if row.verb in {"suspend", "resume"}:  # they are about no table but the trail's own
+        return ""
+    return str(row.table_name if row.schema_name == "public" else _full_name(row))
+
+
+def _full_name(row: Any) -> str:
+    return f"{row.schema_name}.{row.table_name}"
+
+
+def _worth_a_chip(change: diff.FieldChange, known: set[str]) -> bool:
+    """An insert or delete names many fields: those that hold a short value say the most."""
+    shown = value_of(change.new if change.kind == "added" else change.old)
+    return shown.kind not in {"null", "empty"} and shown.is_short and shown.text not in known
+
+
+def _chip(change: diff.FieldChange) -> Chip:
+    old, new = value_of(change.old), value_of(change.new)
+    if old.is_short and new.is_short and not (old.kind == "absent" and new.kind == "absent"):
+        return Chip(change.field, change.kind, old, new)
+    return Chip(change.field, change.kind)
+
+
+def _note(row: Any) -> str:
+    if row.verb == "truncate":
+        sizes = row.old_data or {}
+        if "rows" in sizes:
+            return ngettext("%(num)s row", "%(num)s rows", _whole(sizes["rows"]))
+        if "rows_estimated" in sizes:
+            number = _whole(sizes["rows_estimated"])
+            return ngettext("about %(num)s row", "about %(num)s rows", number)
+    if row.verb in models.MARKS:
+        told = row.changed_data or {}
+        words = (told.get("reason"), told.get("operation"), told.get("message"))
+        return cut(" · ".join(str(word) for word in words if word), 200)
+    if getattr(row.old_data, "raw", None) or getattr(row.changed_data, "raw", None):
+        return _("Stored values that are nested too deeply to compare")
+    return _("Large values") if row.is_large else ""
+
+
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, int) else 0
+
+
+def sort_fields(
+    changes: Iterable[diff.FieldChange], order: Sequence[str]
+) -> tuple[diff.FieldChange, ...]:
+    """Sort fields as the table's columns stand; jsonb keeps them by length."""
+    place = {name: number for number, name in enumerate(order)}
+    return tuple(sorted(changes, key=lambda c: (c.kind == "unchanged", place.get(c.field, 9999))))
+
+
+def sort_names(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """Sort field names as the table's columns stand."""
+    place = {name: number for number, name in enumerate(order)}
+    return sorted(names, key=lambda name: place.get(name, 9999))
+
+
+# -- The feed ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """A transaction in a feed, with the first of its activities.
+
+    :ivar cursor: its place in the feed.
+    """
+
+    id: int
+    url: str
+    actor: Actor
+    moment: Moment
+    reason: str
+    rows: tuple[Row, ...]
+    has_more: bool
+    cursor: str
+
+
+@dataclass(frozen=True)
+class Day:
+    """The transactions of one day, in the visitor's time zone."""
+
+    heading: str
+    groups: tuple[Group, ...]
+
+
+def groups_of(
+    rows: Sequence[Any], links: Links, zone: tzinfo, orders: Any = lambda row: ()
+) -> tuple[Group, ...]:
+    """Return the transactions of :func:`audit_app.history.feed`'s flat rows."""
+    groups = []
+    for _id, members in itertools.groupby(rows, key=lambda row: row.t_id):
+        found = list(members)
+        first = found[0]
+        changes = [row for row in found if row.id is not None]
+        groups.append(
+            Group(
+                id=first.t_id,
+                url=links.transaction(first.t_id),
+                actor=actor_of(first.t_actor_id, first.t_actor_label, links),
+                moment=moment_of(first.t_issued_at, zone),
+                reason=first.t_reason or "",
+                rows=tuple(row_of(row, links, orders(row)) for row in changes[:ROWS]),
+                has_more=len(changes) > ROWS,
+                cursor=str(Cursor(first.t_issued_at, first.t_id)),
+            )
+        )
+    return tuple(groups)
+
+
+def days_of(groups: Sequence[Group], zone: tzinfo, now: datetime | None = None) -> tuple[Day, ...]:
+    """Group transactions by day, keeping their order."""
+    today = (now or datetime.now(UTC)).astimezone(zone)
+    days = []
+    for _date, members in itertools.groupby(groups, key=lambda group: group.moment.date):
+        found = tuple(members)
+        day = datetime.fromisoformat(found[0].moment.iso)
+        days.append(Day(day_heading(day, today), found))
+    return tuple(days)
+
+
+# -- Details of a transaction ------------------------------------------------------------------
+
+
+def transaction_facts(row: Any) -> tuple[tuple[str, str], ...]:
+    """Return what is known about a transaction, as titles and texts; unknown facts are left out."""
+    request = " ".join(part for part in (row.t_method, row.t_url) if part)
+    role = row.t_role_name
+    if row.t_session_user_name != role:
+        role = _("%(role)s (signed in as %(user)s)", role=role, user=row.t_session_user_name)
+    facts = (
+        (_("Client address"), row.t_client_addr),
+        (_("Request"), request),
+        (_("Request id"), row.t_request_id),
+        (_("Database role"), role),
+        (_("Application"), row.t_application_name),
+        (_("Database transaction"), row.t_native_transaction_id),
+    )
+    return tuple((title, str(value)) for title, value in facts if value not in (None, ""))
+
+
+# -- Filters -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FilterChip:
+    """An active filter.
+
+    :ivar url: the same page without it.
+    """
+
+    title: str
+    text: str
+    url: str
+
+
+def filter_chips(found: Filtering, url: Any, actor_name: str = "") -> tuple[FilterChip, ...]:
+    """Return the active filters.
+
+    :param url: builds the page's address from the filters that remain.
+    """
+    titles = {
+        "actor": _("Actor"), "unknown": _("Actor"), "table": _("Table"), "verb": _("Change"),
+        "from": _("From"), "to": _("To"), "tz": _("Time zone"),
+    }  # fmt: skip
+    texts = {
+        "actor": actor_name, "unknown": _("unknown"),
+        "verb": verb_labels().get(found.query.get("verb", ""), ""),
+    }  # fmt: skip
+    return tuple(
+        FilterChip(
+            titles[name],
+            texts.get(name) or value.replace("T", " ")
+            if name in {"from", "to"}
+            else (texts.get(name) or value),
+            url({key: other for key, other in found.query.items() if key != name}),
+        )
+        for name, value in found.query.items()
+    )

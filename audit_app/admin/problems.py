@@ -1,0 +1,117 @@
+"""What a visitor is told when a page cannot be shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from flask import current_app, request, url_for
+from werkzeug.routing import BuildError
+
+from audit_app import install
+from audit_app.admin.forms import InvalidFilterError
+from audit_app.admin.i18n import gettext as _
+from audit_app.errors import (
+    ConfigurationError,
+    InvalidCursorError,
+    NotInstalledError,
+    RecordNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from audit_app.admin.reading import Logger
+
+_CANCELED = "57014"  # query_canceled: the statement timeout
+_UNDEFINED = frozenset({"3F000", "42P01", "42703", "42883"})  # schema, table, column, function
+_NO_PRIVILEGE = "42501"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A page that explains why there is no other.
+
+    :ivar code: a line to type or to add, shown as such; may be empty.
+    """
+
+    status: int
+    title: str
+    text: str
+    code: str = ""
+    sign_in_url: str = ""
+
+    @classmethod
+    def closed(cls, logger: Logger) -> Problem:
+        """Return what a visitor without access is told; developers are told how to open it."""
+        nobody = logger.can_view is None
+        text, code = _("You do not have access to the audit trail."), ""
+        if nobody and current_app.debug:
+            text = _(
+                "The audit trail is closed to everybody until the application says who may see "
+                "it. This hint is shown in debug mode only:"
+            )
+            code = "AuditLogger(can_view=lambda actor: actor is not None and actor.is_admin)"
+        signed_in = nobody or logger.current_actor() is not None
+        return cls(403, _("No access"), text, code, "" if signed_in else _sign_in_url())
+
+    @classmethod
+    def internal(cls) -> Problem:
+        """Return what is told where nothing more is known."""
+        return cls(500, _("Something went wrong"), _("The page cannot be shown."))
+
+
+def problem_of(error: Exception) -> Problem | None:
+    """Return what to tell about ``error``; None for one that is a defect and must be reported."""
+    match error:
+        case RecordNotFoundError():
+            return Problem(404, _("Not found"), str(error))
+        case InvalidCursorError() | InvalidFilterError():
+            return Problem(400, _("This address is damaged"), str(error))
+        case NotInstalledError():
+            return _not_installed(str(error))
+        case ConfigurationError():
+            return Problem(503, _("The audit trail is not set up"), str(error))
+        case sa.exc.DBAPIError():
+            return _database_problem(error)
+    return None
+
+
+def _database_problem(error: sa.exc.DBAPIError) -> Problem | None:
+    state = install.sqlstate(error)
+    if state in _UNDEFINED:
+        return _not_installed(
+            _("The audit schema is missing or older than this version of audit_app.")
+        )
+    if state == _CANCELED:
+        return Problem(
+            503,
+            _("This takes too long"),
+            _("The search was stopped to spare the database. Narrow the period, or choose an "
+              "actor or a record."),
+        )  # fmt: skip
+    if state == _NO_PRIVILEGE:
+        return Problem(
+            503,
+            _("The audit trail cannot be read"),
+            _("The application's database role may not read the audit schema."),
+            "GRANT USAGE ON SCHEMA …; GRANT SELECT ON ALL TABLES IN SCHEMA … TO …",
+        )
+    if isinstance(error, sa.exc.OperationalError):
+        return Problem(503, _("The database does not answer"), _("Please try again in a moment."))
+    return None
+
+
+def _not_installed(text: str) -> Problem:
+    return Problem(503, _("The audit trail is not installed"), text, "flask db upgrade")
+
+
+def _sign_in_url() -> str:
+    """Where the application's own sign-in page is, if Flask-Login knows one."""
+    manager: Any = getattr(current_app, "login_manager", None)
+    view = getattr(manager, "login_view", None)
+    if not view:
+        return ""
+    try:
+        return url_for(view, next=request.full_path.rstrip("?"))
+    except BuildError:
+        return ""

@@ -1,0 +1,70 @@
+"""A session for reading the trail that leaves the host's own session alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from flask import current_app
+from sqlalchemy import orm
+
+from audit_app import models
+from audit_app.errors import NotRegisteredError
+
+
+class Logger(Protocol):
+    """What the pages use of an :class:`audit_app.AuditLogger`."""
+
+    schema_name: str
+    can_view: Callable[[Any], bool] | None
+
+    @property
+    def activity_cls(self) -> Any: ...
+    @property
+    def transaction_cls(self) -> Any: ...
+    @property
+    def base(self) -> type[Any]: ...
+    @property
+    def session(self) -> Any: ...
+    def audited_tables(self) -> tuple[Any, ...]: ...
+    def current_actor(self) -> Any: ...
+
+
+def current_logger() -> Logger:
+    """Return the AuditLogger of the current application.
+
+    :raises NotRegisteredError: if there is none.
+    """
+    logger: Logger | None = current_app.extensions.get("audit_app")
+    if logger is None:
+        raise NotRegisteredError
+    return logger
+
+
+@contextmanager
+def reading(logger: Logger) -> Iterator[orm.Session]:
+    """Yield a session of its own for one page: read-only, bounded in time, rolled back at the end.
+
+    Where the host's session is bound to a connection (as savepoint-based tests do), the same
+    connection is read through a savepoint, whose end takes the settings back.
+    """
+    bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
+    timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))  # milliseconds
+    with orm.Session(bind, join_transaction_mode="create_savepoint", autoflush=False) as session:
+        session.execute(sa.text(f"SET LOCAL statement_timeout = {timeout}"))
+        session.execute(sa.text("SET LOCAL transaction_read_only = on"))
+        yield session
+
+
+def column_order(logger: Logger, row: Any) -> tuple[str, ...]:
+    """Return the names of the columns of an activity's table, in the model's order.
+
+    Empty where no model is mapped to the table.
+    """
+    if row.schema_name is None:
+        return ()
+    metadata: sa.MetaData = logger.base.metadata
+    table = models.find_table(metadata, row.schema_name, row.table_name)
+    return () if table is None else tuple(table.columns.keys())

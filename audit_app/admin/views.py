@@ -1,0 +1,403 @@
+"""The pages: access, form, history, page values, template.
+
+Written once as exposed views of a mixin; :class:`AuditIndexView` serves them on their own, under
+``audit_bp``, and :class:`AuditView` inside of a host's existing ``Admin``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar, cast
+
+from flask import Response, current_app, make_response, redirect, request, send_from_directory
+from flask_admin import AdminIndexView, BaseView, expose
+from jinja2 import ChoiceLoader, PackageLoader
+from werkzeug.exceptions import HTTPException
+
+from audit_app import history
+from audit_app.admin import differences, forms, pages
+from audit_app.admin.feeds import feed_page
+from audit_app.admin.i18n import gettext as _
+from audit_app.admin.i18n import ngettext
+from audit_app.admin.links import ASSETS, Links, asset_digest
+from audit_app.admin.problems import Problem, problem_of
+from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.values import json_text
+from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
+
+_View = TypeVar("_View", bound=Callable[..., Any])
+
+
+def _page(url: str) -> Callable[[_View], _View]:
+    """Flask-Admin's ``expose``, with types."""
+    return cast("Callable[[_View], _View]", expose(url))
+
+
+_OPEN_VIEWS = frozenset({"assets"})
+
+_LARGEST_ROW = 4_000_000
+"""Bytes of an activity, as stored, up to which its page shows the values."""
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_POLICY = (
+    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; object-src 'none'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+
+
+class AuditPages:
+    """The pages of the audit trail, for a class that is a Flask-Admin view as well."""
+
+    layout: ClassVar[str] = "audit/standalone.html"
+    """The template that surrounds the pages."""
+
+    stands_alone: ClassVar[bool] = True
+    """Whether the whole page is ours, and with it the content security policy."""
+
+    endpoint: str
+    blueprint: Any
+    url: str | None
+    _template_args: dict[str, Any]
+    _urls: list[Any]
+    _get_view_url: Callable[[Any, str | None], str]
+
+    # -- Access and answers ---------------------------------------------------------------------
+
+    def is_accessible(self) -> bool:
+        """Tell whether the visitor may see the trail: ``AuditLogger(can_view=…)`` decides."""
+        try:
+            logger = current_logger()
+        except NotRegisteredError:
+            return False
+        return logger.can_view is not None and bool(logger.can_view(logger.current_actor()))
+
+    def inaccessible_callback(self, name: str, **kwargs: Any) -> Any:
+        """Answer a visitor without access."""
+        return self._answer_problem(Problem.closed(current_logger()))
+
+    def _handle_view(self, name: str, **kwargs: Any) -> Any:
+        if name in _OPEN_VIEWS:
+            return None
+        try:
+            current_logger()
+        except NotRegisteredError as error:
+            return self._answer_problem(problem_of(error))
+        return None if self.is_accessible() else self.inaccessible_callback(name, **kwargs)
+
+    def _run_view(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        # Flask-Admin calls a view that raised a TypeError a second time, with other arguments.
+        try:
+            return fn(self, *args, **kwargs)
+        except HTTPException:
+            raise
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                raise
+            return self._answer_problem(problem)
+
+    def _answer_problem(self, problem: Problem | None) -> Response:
+        problem = problem or Problem.internal()
+        return self._answer("audit/problem.html", status=problem.status, problem=problem)
+
+    def _answer(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        # What Flask-Admin offers to templates fails where flask-babel is not initialised.
+        self._template_args.update(_gettext=_, _ngettext=ngettext)
+        html = self.render(  # type: ignore[attr-defined]
+            template, audit_layout=self.layout, audit_links=self.links, t=_, **values
+        )
+        response = make_response(html, status)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        if self.stands_alone:
+            response.headers.setdefault("Content-Security-Policy", _POLICY)
+        return response
+
+    def create_blueprint(self, admin: Any) -> Any:
+        """Create the blueprint, and let it find our templates wherever it is mounted."""
+        if self._get_view_url(admin, self.url) == "/":
+            # At the root of the site, other addresses are the host's.
+            self._urls = [url for url in self._urls if url[1] != "elsewhere"]
+        blueprint = super().create_blueprint(admin)  # type: ignore[misc]
+        blueprint.jinja_loader = ChoiceLoader([PackageLoader("audit_app"), blueprint.jinja_loader])
+        return blueprint
+
+    @property
+    def links(self) -> Links:
+        """The addresses of the pages of this view."""
+        return Links(self.endpoint, zone=request.args.get("tz"))
+
+    # -- Pages ------------------------------------------------------------------------------------
+
+    @_page("/")
+    def index(self) -> Any:
+        """Show the feed: by day, by transaction, by row."""
+        return self._feed(self._filtering(), self.links.feed)
+
+    @_page("/actors/")
+    def actors(self) -> Any:
+        """Show who was active."""
+        if request.args.get("id"):
+            return self._actor(request.args["id"])
+        logger, found, limit = current_logger(), self._filtering(), 200
+        after = request.args.get("after")
+        _check_text(after)
+        with reading(logger) as session:
+            transaction = logger.transaction_cls
+            rows = session.execute(history.actors(transaction, after=after, limit=limit)).all()
+            nobody = session.execute(history.last_of_actor(transaction, None)).first()
+        more = self.links.actors(after=rows[limit - 1].actor_id) if len(rows) > limit else ""
+        people = sorted(rows[:limit], key=lambda row: row.issued_at, reverse=True)
+        if nobody is not None and not after:
+            people.append(nobody)
+        return self._answer(
+            "audit/actors.html",
+            people=tuple(
+                (
+                    pages.actor_of(row.actor_id, row.actor_label, self.links),
+                    pages.moment_of(row.issued_at, found.zone),
+                )
+                for row in people
+            ),
+            more_url=more,
+            zone=found.zone_name,
+        )
+
+    @_page("/actors/<path:actor_id>")
+    def actor(self, actor_id: str) -> Any:
+        """Show what one actor did."""
+        return self._actor(actor_id)
+
+    @_page("/records/")
+    def records(self) -> Any:
+        """Show a record whose identity cannot stand in a path; without one, ask for it."""
+        names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
+        if not all(name in request.args for name in ("schema", "table", "identity")):
+            return redirect(self.links.feed())
+        return self._record(*names)
+
+    @_page("/records/<schema>/<table>/<path:identity>")
+    def record(self, schema: str, table: str, identity: str) -> Any:
+        """Show a record's timeline."""
+        return self._record(schema, table, identity)
+
+    @_page("/activities/<activity_id>")
+    def activity(self, activity_id: str) -> Any:
+        """Show one change."""
+        logger, found = current_logger(), self._filtering()
+        id_ = _known_id(activity_id)
+        activity, transaction = logger.activity_cls, logger.transaction_cls
+        with reading(logger) as session:
+            row = session.execute(
+                history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
+            ).first()
+            if row is None:
+                raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
+            near = None
+            if row.object_key is not None:
+                near = session.execute(
+                    history.neighbours(
+                        activity, row.schema_name, row.table_name, row.object_key, row.id
+                    )
+                ).one()
+        change = differences.change_of(
+            row, self.links, found.zone, differences.Budget(),
+            order=column_order(logger, row), whole=True,
+        )  # fmt: skip
+        return self._answer(
+            "audit/activity.html",
+            change=change,
+            facts=pages.transaction_facts(row),
+            previous_url=self.links.activity(near.previous) if near and near.previous else "",
+            next_url=self.links.activity(near.next) if near and near.next else "",
+        )
+
+    @_page("/transactions/<transaction_id>")
+    def transaction(self, transaction_id: str) -> Any:
+        """Show everything that one transaction changed."""
+        logger, found = current_logger(), self._filtering()
+        id_, limit = _known_id(transaction_id), history.PAGE
+        after = _cursor_id("after")
+        with reading(logger) as session:
+            head = session.execute(history.transaction_by_id(logger.transaction_cls, id_)).first()
+            if head is None:
+                raise RecordNotFoundError(_("There is no transaction %(id)s in the trail.", id=id_))
+            rows = session.execute(
+                history.of_transaction(
+                    logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit
+                )
+            ).all()
+        shown, budget = rows[:limit], differences.Budget()
+        more = self.links.transaction(id_, after=shown[-1].id) if len(rows) > limit else ""
+        return self._answer(
+            "audit/transaction.html",
+            id=id_,
+            actor=pages.actor_of(head.t_actor_id, head.t_actor_label, self.links),
+            moment=pages.moment_of(head.t_issued_at, found.zone),
+            reason=head.t_reason or "",
+            facts=pages.transaction_facts(head),
+            meta=json_text(head.t_meta) if head.t_meta else "",
+            changes=tuple(
+                differences.change_of(
+                    row, self.links, found.zone, budget, order=column_order(logger, row)
+                )
+                for row in shown
+            ),
+            first_url=self.links.transaction(id_) if after is not None else "",
+            more_url=more,
+        )
+
+    @_page("/assets/<path:filename>")
+    def assets(self, filename: str) -> Response:
+        """Serve a style sheet, script or image of ours; for everybody."""
+        response = send_from_directory(ASSETS, filename)
+        if request.args.get("v") == asset_digest(filename):
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @_page("/<path:path>")
+    def elsewhere(self, path: str) -> Any:
+        """Answer an address that is none of ours; only to those who may know."""
+        raise RecordNotFoundError(_("There is no such page."))
+
+    # -- What pages share -------------------------------------------------------------------------
+
+    def _filtering(self, **fixed: str) -> forms.Filtering:
+        return forms.filtering(
+            {**request.args.to_dict(), **fixed},
+            tables=_known_tables(current_logger()),
+            default_zone=str(current_app.config.get("AUDIT_TIME_ZONE", "UTC")),
+        )
+
+    def _actor(self, actor_id: str) -> Any:
+        _check_text(actor_id)
+        found = self._filtering(actor=actor_id, unknown="")
+
+        def url(query: Mapping[str, str], **values: str) -> str:
+            others = {name: value for name, value in query.items() if name != "actor"}
+            if "actor" not in query:
+                return self.links.feed(others, **values)
+            return self.links.actor(actor_id, others, **values)
+
+        return self._feed(found, url, actor_id=actor_id)
+
+    def _feed(self, found: forms.Filtering, url: Any, *, actor_id: str | None = None) -> Any:
+        page = feed_page(current_logger(), self.links, request.args, found, url, actor_id=actor_id)
+        return self._answer("audit/feed.html", status=400 if found.errors else 200, page=page)
+
+    def _record(self, schema: str, table: str, key: str) -> Any:
+        _check_text(schema, table, key)
+        logger, found, limit = current_logger(), self._filtering(), history.PAGE
+        before = _cursor_id("before")
+        activity, transaction = logger.activity_cls, logger.transaction_cls
+        with reading(logger) as session:
+            rows = session.execute(
+                history.record_page(
+                    activity, transaction, schema, table, key, before=before, limit=limit
+                )
+            ).all()
+            newest = session.execute(
+                history.record_page(activity, transaction, schema, table, key, limit=1)
+            ).first()
+        if newest is None:
+            raise RecordNotFoundError(
+                _("The trail holds no change of %(table)s %(key)s.",
+                  table=table, key=pages.key_text(key))
+            )  # fmt: skip
+        order, budget = column_order(logger, newest), differences.Budget()
+        shown = rows[:limit]
+        latest = pages.record_of(newest, self.links)
+        return self._answer(
+            "audit/record.html",
+            schema=schema,
+            table=table,
+            table_title=table if schema == "public" else f"{schema}.{table}",
+            table_url=self.links.feed(table=_table_parameter(logger, schema, table)),
+            key=pages.key_text(key),
+            list_key=pages.cut(pages.key_text(key)),
+            latest=latest,
+            is_deleted=newest.verb == "delete",
+            is_renamed=latest is not None and latest.key != pages.cut(pages.key_text(key)),
+            changes=tuple(
+                differences.change_of(row, self.links, found.zone, budget, order=order)
+                for row in shown
+            ),
+            is_last_page=len(rows) <= limit,
+            first_url=self.links.record(schema, table, key) if before is not None else "",
+            more_url=(
+                self.links.record(schema, table, key, before=shown[-1].id)
+                if len(rows) > limit
+                else ""
+            ),
+        )
+
+
+class AuditIndexView(AuditPages, AdminIndexView):  # type: ignore[misc]
+    """The pages on their own, as the index of an ``Admin`` that has nothing else."""
+
+    def __init__(self, *, endpoint: str, url: str, name: str = "Audit trail") -> None:
+        super().__init__(name=name, endpoint=endpoint, url=url)
+
+
+class AuditView(AuditPages, BaseView):  # type: ignore[misc]
+    """The pages inside of a host's ``Admin``, with its menu and its look.
+
+    ::
+
+        admin.add_view(AuditView(name="Audit trail"))
+
+    The menu entry is there for those who may see the trail. To ask more than ``can_view`` asks,
+    derive a class and extend ``is_accessible()``.
+    """
+
+    layout = "audit/embedded.html"
+    stands_alone = False
+
+    def __init__(
+        self,
+        name: str | None = "Audit trail",
+        *,
+        endpoint: str = "audit_trail",
+        url: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name=name, endpoint=endpoint, url=url or "audit", **options)
+
+
+def _known_tables(logger: Logger) -> list[tuple[str, str]]:
+    """Tables to choose from in the filters: those that the code tracks."""
+    return [(table.schema, table.name) for table in logger.audited_tables()]
+
+
+def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:
+    known = _known_tables(logger)
+    if (schema, table) not in known:
+        return None
+    return table if [name for _s, name in known].count(table) == 1 else f"{schema}.{table}"
+
+
+def _known_id(text: str) -> int:
+    try:
+        return history.parse_id(text)
+    except InvalidCursorError as error:
+        raise RecordNotFoundError(_("“%(id)s” is no id of the trail.", id=text[:60])) from error
+
+
+def _cursor_id(name: str) -> int | None:
+    text = request.args.get(name)
+    return None if text is None else history.parse_id(text)
+
+
+def _check_text(*texts: str | None) -> None:
+    """Refuse what PostgreSQL's text cannot hold, so that no such record can exist."""
+    if any(text is not None and "\x00" in text for text in texts):
+        raise RecordNotFoundError
+    try:
+        "".join(text or "" for text in texts).encode()
+    except UnicodeEncodeError as error:
+        raise RecordNotFoundError from error

@@ -1,0 +1,196 @@
+"""Where the pages can be mounted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask
+from flask_admin import Admin, AdminIndexView
+from flask_admin import babel as admin_babel
+from flask_admin.contrib.sqla import ModelView
+
+from audit_app import AuditLogger, audit_bp
+from audit_app.admin import AuditView, HistoryMixin, add_history_links
+from tests.web.conftest import MakeSite
+from tests.web.site import Site
+
+EVERY_PAGE = (
+    "", "actors/", "actors/7", "records/public/article/1", "activities/{activity}",
+    "transactions/{transaction}",
+)  # fmt: skip
+
+
+def fill(site: Site) -> dict[str, int]:
+    transaction = site.write(
+        "INSERT INTO article (id, title) VALUES (1, 'old')",
+        "UPDATE article SET title = 'new' WHERE id = 1",
+        actor="7",
+        label="Ada",
+    )
+    return {"transaction": transaction, "activity": site.activity_id("article")}
+
+
+def assert_all_pages(site: Site, prefix: str) -> None:
+    """Every page opens, and every link of every page leads to one that opens."""
+    ids = fill(site)
+    for path in EVERY_PAGE:
+        page = site.get(prefix + path.format(**ids))
+        for href in page.hrefs:
+            assert href.startswith((prefix, "#", "/admin")), href
+            if href.startswith(prefix):
+                assert "//" not in href
+                site.get(href) if "/assets/" not in href else site.client.get(href).close()
+
+
+def test_the_blueprint_alone_serves_the_pages(site: Site) -> None:
+    assert_all_pages(site, "/audit/")
+
+
+def test_the_blueprint_may_come_before_the_logger(trail_url: str) -> None:
+    site = Site(trail_url, mount=None)
+    app = Flask("early")
+    app.config.update(SQLALCHEMY_DATABASE_URI=trail_url, SECRET_KEY="test", TESTING=True)
+    app.register_blueprint(audit_bp)
+    site.db.init_app(app)
+    site.logger.init_app(app)
+    assert app.test_client().get("/audit/").status_code == 200
+    with app.app_context():
+        site.db.engine.dispose()
+    site.close()
+
+
+@pytest.mark.parametrize("prefix", ["/ops/history", "/ops/history/"])
+def test_another_prefix(make_site: MakeSite, prefix: str) -> None:
+    site = make_site(mount=lambda app: app.register_blueprint(audit_bp, url_prefix=prefix))
+    assert_all_pages(site, "/ops/history/")
+    assert "/audit" not in site.get("/ops/history/").html
+
+
+def test_below_a_parent_blueprint(make_site: MakeSite) -> None:
+    parent = Blueprint("ops", __name__, url_prefix="/ops")
+    parent.register_blueprint(audit_bp)
+    assert_all_pages(make_site(mount=lambda app: app.register_blueprint(parent)), "/ops/audit/")
+
+
+def test_twice_under_different_names(make_site: MakeSite) -> None:
+    def mount(app: Flask) -> None:
+        app.register_blueprint(audit_bp)
+        app.register_blueprint(audit_bp, name="second", url_prefix="/second")
+
+    site = make_site(mount=mount)
+    fill(site)
+    for prefix in ("/audit/", "/second/"):
+        assert all(href.startswith((prefix, "#")) for href in site.get(prefix).hrefs), site.get(
+            prefix
+        ).hrefs
+
+
+def test_at_the_root_of_the_site_other_addresses_stay_the_hosts(make_site: MakeSite) -> None:
+    site = make_site(mount=lambda app: app.register_blueprint(audit_bp, url_prefix="/"))
+    fill(site)
+    assert site.get("/").heading == "Activity"
+    site.get("/actors/7")
+    response = site.client.get("/elsewhere")
+    assert response.status_code == 404
+    assert "There is no such page" not in response.text
+
+
+def test_two_applications_in_one_process(make_site: MakeSite, database_url: str) -> None:
+    first, second = make_site(), make_site(database_url)
+    first.write("INSERT INTO article (id, title) VALUES (1, 'in the first')")
+    second.write("INSERT INTO article (id, title) VALUES (2, 'in the second')")
+    assert "in the second" not in first.get("/audit/").html
+    assert "in the second" in second.get("/audit/").html
+
+
+def test_the_pages_inside_of_a_hosts_admin(make_site: MakeSite) -> None:
+    def mount(app: Flask) -> None:
+        admin = Admin(app, name="Back office", index_view=AdminIndexView(url="/admin"))
+        admin.add_view(AuditView(name="What happened"))
+
+    site = make_site(mount=mount)
+    assert_all_pages(site, "/admin/audit/")
+    page = site.get("/admin/audit/")
+    assert "Back office" in page.html
+    assert page.link("What happened") == "/admin/audit/"
+    assert page.heading == "Activity"
+
+
+def test_the_menu_entry_is_for_those_who_may_see_the_trail(make_site: MakeSite) -> None:
+    def mount(app: Flask) -> None:
+        Admin(app).add_view(AuditView(name="What happened"))
+
+    site = make_site(mount=mount, can_view=lambda actor: False)
+    assert "What happened" not in site.get("/admin/").html
+
+
+@pytest.mark.parametrize("way", ["helper", "mixin"])
+@pytest.mark.parametrize("mounted", ["blueprint", "view"])
+def test_rows_of_a_model_view_link_to_their_history(
+    make_site: MakeSite, way: str, mounted: str
+) -> None:
+    class Linked(HistoryMixin, ModelView):  # type: ignore[misc]
+        pass
+
+    site = make_site(mount=None)
+    with site.app.app_context():
+        admin = Admin(site.app)
+        for model in (site.Article, site.Rate):
+            view = Linked if way == "mixin" else ModelView
+            admin.add_view(view(model, site.db))
+        if mounted == "view":
+            admin.add_view(AuditView())
+        else:
+            site.app.register_blueprint(audit_bp)
+    if way == "helper":
+        add_history_links(admin)
+        add_history_links(admin)  # a second call adds nothing
+    site.write(
+        "INSERT INTO article (id, title) VALUES (1, 'a')",
+        "INSERT INTO rate VALUES ('a/b', 'c, d', 1)",
+    )
+    for name, heading in (("article", "article 1"), ("rate", "rate a/b, c, d")):
+        links = [h for h in site.get(f"/admin/{name}/").hrefs if "/records/" in h]
+        assert len(links) == 1
+        assert site.get(links[0]).heading == heading
+
+
+def test_model_views_work_where_the_pages_are_not_mounted(make_site: MakeSite) -> None:
+    site = make_site(mount=None)
+    with site.app.app_context():
+        admin = Admin(site.app)
+        admin.add_view(ModelView(site.Article, site.db))
+    add_history_links(admin)
+    site.write("INSERT INTO article (id, title) VALUES (1, 'a')")
+    assert "History" not in site.get("/admin/article/").html
+
+
+@pytest.mark.parametrize("error", [KeyError("babel"), RuntimeError("no context"), None])
+def test_every_state_of_flask_babel(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    def gettext(message: str, **variables: Any) -> str:
+        if error is not None:
+            raise error
+        return f"[{message}]"
+
+    monkeypatch.setattr(admin_babel, "gettext", gettext)
+    monkeypatch.setattr(admin_babel, "ngettext", lambda one, many, num: gettext(many))
+    ids = fill(site)
+    for path in EVERY_PAGE:
+        page = site.get("/audit/" + path.format(**ids))
+        assert ("[" in page.one("title").text) == (error is None)
+
+
+def test_without_a_logger_the_page_says_what_is_missing() -> None:
+    app = Flask("bare")
+    app.register_blueprint(audit_bp)
+    response = app.test_client().get("/audit/")
+    assert response.status_code == 503
+    assert "audit_logger.init_app(app)" in response.text
+
+
+def test_the_logger_is_the_one_of_the_application(make_site: MakeSite) -> None:
+    site = make_site()
+    assert isinstance(site.app.extensions["audit_app"], AuditLogger)
