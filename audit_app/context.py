@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from flask import current_app, g, has_app_context, has_request_context, request
 
 from audit_app import identity
-from audit_app.statements import ends_transaction, may_write
+from audit_app.statements import ends_transaction, may_run_in_transaction, may_write
 
 try:
     import flask_login
@@ -255,8 +255,11 @@ def attach(engine: sa.Engine, source: ContextSource) -> None:
     ) -> tuple[str, Any]:
         if not may_write(statement):
             if ends_transaction(statement):
-                connection.info.pop(_ARMED, None)
+                forget(connection)
             return statement, parameters
+        is_autocommit = _is_autocommit(cursor.connection)
+        if is_autocommit and not may_run_in_transaction(statement):
+            return statement, parameters  # a procedure that commits could not be run any more
         document = source.document()
         if not _needs_arming(connection, document):
             return statement, parameters
@@ -268,13 +271,40 @@ def attach(engine: sa.Engine, source: ContextSource) -> None:
         )
         if can_join:
             return _join(statement, parameters, document)
-        _send(cursor.connection, document)
+        if not is_autocommit:
+            _send(cursor.connection, document)
+        elif context:
+            context.audit_app_document = document  # for the handler below
         return statement, parameters
 
     def forget(connection: sa.Connection, *_: Any) -> None:
-        connection.info.pop(_ARMED, None)
+        if not connection.invalidated:  # else there is nothing to forget, and no info to ask
+            connection.info.pop(_ARMED, None)
+
+    def in_transaction(run: str) -> Callable[..., bool]:
+        """Execute what could not be joined in autocommit mode: in a transaction of its own."""
+
+        def execute(cursor: Any, *arguments: Any) -> bool:
+            context = arguments[-1]
+            document = getattr(context, "audit_app_document", None)
+            if document is None:
+                return False
+            with cursor.connection.cursor() as control:
+                control.execute("BEGIN")
+                try:
+                    _set(control, document)
+                    getattr(context.dialect, run)(cursor, *arguments)
+                    control.execute("COMMIT")
+                except BaseException:
+                    control.execute("ROLLBACK")
+                    raise
+            return True
+
+        return execute
 
     sa.event.listen(engine, "before_cursor_execute", before_cursor_execute, retval=True)
+    for run in ("do_execute", "do_executemany", "do_execute_no_params"):
+        sa.event.listen(engine, run, in_transaction(run))
     for name in (
         "begin", "begin_twophase", "commit", "rollback", "rollback_savepoint",
         "prepare_twophase", "commit_twophase", "rollback_twophase",
@@ -291,14 +321,26 @@ def arm(connection: sa.Connection, source: ContextSource) -> None:
 
 def _needs_arming(connection: sa.Connection, document: str) -> bool:
     """Note ``document`` as sent; tell whether it has to be."""
-    info = connection.info
-    if getattr(connection.connection.dbapi_connection, "autocommit", False):
+    info, driver = connection.info, connection.connection.dbapi_connection
+    if _is_autocommit(driver):
         info.pop(_ARMED, None)  # each statement is a transaction of its own
         return document != ""
+    if _is_idle(driver):
+        info.pop(_ARMED, None)  # a script may have ended the transaction by itself
     if info.get(_ARMED, "") == document:
         return False
     info[_ARMED] = document
     return True
+
+
+def _is_autocommit(driver: Any) -> bool:
+    return bool(getattr(driver, "autocommit", False))
+
+
+def _is_idle(driver: Any) -> bool:
+    """Tell whether no transaction is open; psycopg2 and psycopg both know."""
+    status = getattr(getattr(driver, "info", None), "transaction_status", None)
+    return status is not None and int(status) == 0
 
 
 def _join(statement: str, parameters: Any, document: str) -> tuple[str, Any]:
@@ -313,9 +355,10 @@ def _join(statement: str, parameters: Any, document: str) -> tuple[str, Any]:
     return prefix + statement, (document, *parameters)
 
 
-def _send(dbapi_connection: Any, document: str) -> None:
-    cursor = dbapi_connection.cursor()
-    try:
-        cursor.execute(f"SELECT pg_catalog.set_config('{SETTING}', %s, true)", (document,))
-    finally:
-        cursor.close()
+def _send(driver: Any, document: str) -> None:
+    with driver.cursor() as cursor:
+        _set(cursor, document)
+
+
+def _set(cursor: Any, document: str) -> None:
+    cursor.execute(f"SELECT pg_catalog.set_config('{SETTING}', %s, true)", (document,))

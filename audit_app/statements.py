@@ -24,6 +24,7 @@ _CONTROL = frozenset(
     """.split()  # noqa: SIM905
 )
 _READ = frozenset(["explain", "select", "table", "values", "with"])
+_IN_TRANSACTION = _READ | {"copy", "delete", "execute", "insert", "merge", "truncate", "update"}
 _ENDS_TRANSACTION = frozenset(["abort", "commit", "end", "rollback"])
 
 # What may stand before a parenthesis in a plain read: SQL's own words, and the functions and types
@@ -66,6 +67,14 @@ def may_write(statement: str) -> bool:
     if len(statement) > _REMEMBERED:
         return _may_write(statement)
     return _may_write_remembered(statement)
+
+
+def may_run_in_transaction(statement: str) -> bool:
+    """Tell whether ``statement`` runs the same inside of a transaction block.
+
+    CALL and DO may commit by themselves, which PostgreSQL allows only outside of a block.
+    """
+    return _first_word(statement) in _IN_TRANSACTION
 
 
 def ends_transaction(statement: str) -> bool:

@@ -73,6 +73,8 @@ def feed_page(
     limit, filters = history.PAGE, found.filters
     person: pages.Actor | None = None
     candidates: tuple[pages.Actor, ...] = ()
+    if actor_id is not None:  # to the letter: the form's values are stripped of white space
+        filters = dataclasses.replace(filters, actor_id=actor_id)
     with reading(logger) as session:
         if filters.actor_id is not None:
             person, candidates = _resolve(session, logger, filters.actor_id, links)

@@ -205,7 +205,8 @@ class TestJsonDiff:
         assert time.monotonic() - started < 2
         assert [(leaf.old, leaf.new, len(leaf.path)) for leaf in found] == [("old", "new", 6000)]
         # Taking them apart level by level: Python's own way of freeing them recurses.
-        for value in (old, new):
+        for document in (old, new):
+            value: Any = document
             while isinstance(value, dict):
                 value = value.pop("k").pop(0)
 

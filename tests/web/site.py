@@ -98,7 +98,8 @@ class Site:
                             "INSERT INTO audit.activity (transaction_id, native_transaction_id,"
                             " issued_at, relid, depth, schema_name, table_name, verb, object_id,"
                             " old_data, changed_data) VALUES (:t, '1', :at, 1, 1, 'public',"
-                            " 'article', 'update', :key, '{\"title\": \"a\"}', '{\"title\": \"b\"}')"
+                            " 'article', 'update', :key, '{\"title\": \"a\"}',"
+                            ' \'{"title": "b"}\')'
                         ),
                         {"t": id_, "at": moment, "key": str(number)},
                     )
@@ -139,7 +140,7 @@ class Site:
 
 
 def _models(db: Any) -> tuple[Any, Any, Any]:
-    class Article(db.Model):  # type: ignore[misc, name-defined]
+    class Article(db.Model):  # type: ignore[misc]
         __tablename__ = "article"
         __versioned__: dict[str, Any] = {}  # noqa: RUF012
         id = sa.Column(sa.Integer, primary_key=True)
@@ -149,14 +150,14 @@ def _models(db: Any) -> tuple[Any, Any, Any]:
         published = sa.Column(sa.Boolean)
         settings = sa.Column(JSONB)
 
-    class Rate(db.Model):  # type: ignore[misc, name-defined]
+    class Rate(db.Model):  # type: ignore[misc]
         __tablename__ = "rate"
         __versioned__: dict[str, Any] = {}  # noqa: RUF012
         country = sa.Column(sa.Text, primary_key=True)
         currency = sa.Column(sa.Text, primary_key=True)
         value = sa.Column(sa.Numeric)
 
-    class Slug(db.Model):  # type: ignore[misc, name-defined]
+    class Slug(db.Model):  # type: ignore[misc]
         __tablename__ = "slug"
         __versioned__: dict[str, Any] = {}  # noqa: RUF012
         id = sa.Column(sa.Text, primary_key=True)

@@ -48,7 +48,12 @@ def test_a_policy_that_says_no_is_not_explained_in_debug_mode(make_site: MakeSit
 
 def test_the_policy_is_asked_about_the_actor(make_site: MakeSite) -> None:
     asked: list[Any] = []
-    site = make_site(can_view=lambda actor: asked.append(actor) or True)
+
+    def policy(actor: Any) -> bool:
+        asked.append(actor)
+        return True
+
+    site = make_site(can_view=policy)
     site.get("/audit/")
     assert asked == [None]
 

@@ -216,7 +216,6 @@ def test_a_prepared_transaction_that_another_session_ends(
     assert written(two_phase) == [("1", "ada")]
 
 
-@pytest.mark.xfail(reason="forgetting the context reaches for the connection that is lost")
 def test_the_connection_is_lost(article: Trail, engine: sa.Engine) -> None:
     """The server ends the session in mid-transaction; the application rolls back and goes on."""
     context = article.logger.context
@@ -234,7 +233,6 @@ def test_the_connection_is_lost(article: Trail, engine: sa.Engine) -> None:
     assert written(article) == [("3", "bo")]
 
 
-@pytest.mark.xfail(reason="the context counts as sent until SQLAlchemy itself ends a transaction")
 def test_a_transaction_that_ends_unseen(article: Trail, engine: sa.Engine) -> None:
     """A COMMIT inside of a script: the driver knows that the transaction is over."""
     with article.logger.context(actor_id="ada"), engine.connect() as connection:
@@ -248,12 +246,8 @@ def test_a_transaction_that_ends_unseen(article: Trail, engine: sa.Engine) -> No
 # -- Autocommit --------------------------------------------------------------------------------
 
 
-def test_autocommit(article: Trail, engine: sa.Engine, request: pytest.FixtureRequest) -> None:
+def test_autocommit(article: Trail, engine: sa.Engine) -> None:
     """Each statement is a transaction: in autocommit, out of it again, and without an actor."""
-    if engine.driver == "psycopg":
-        request.applymarker(
-            pytest.mark.xfail(reason="the context goes into a transaction of its own")
-        )
     context = article.logger.context
     with context(actor_id="ada"), engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -275,7 +269,6 @@ def test_autocommit(article: Trail, engine: sa.Engine, request: pytest.FixtureRe
     assert len(article.transactions()) == 4
 
 
-@pytest.mark.xfail(reason="the context goes into a transaction of its own")
 def test_many_rows_in_autocommit(article: Trail, engine: sa.Engine) -> None:
     """executemany in autocommit: each statement, or each page of them, is a transaction."""
     rows = [{"id": number} for number in range(1, 4)]
@@ -285,14 +278,8 @@ def test_many_rows_in_autocommit(article: Trail, engine: sa.Engine) -> None:
     assert written(article) == [("1", "ada"), ("2", "ada"), ("3", "ada")]
 
 
-def test_a_procedure_that_commits(
-    article: Trail, engine: sa.Engine, request: pytest.FixtureRequest
-) -> None:
+def test_a_procedure_that_commits(article: Trail, engine: sa.Engine) -> None:
     """CALL of a procedure with COMMIT inside, in autocommit: it must run, and is captured."""
-    if engine.driver == "psycopg2":
-        request.applymarker(
-            pytest.mark.xfail(reason="the context joins the CALL in one transaction")
-        )
     article.script(
         "CREATE PROCEDURE work() LANGUAGE plpgsql AS 'BEGIN INSERT INTO article VALUES (1); "
         "COMMIT; INSERT INTO article VALUES (2); END'"
