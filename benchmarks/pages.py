@@ -1,0 +1,140 @@
+"""Server time of the pages on a trail of a given size.
+
+    python -m benchmarks.pages --activities 100000
+
+Works on an embedded server of its own, in a temporary directory. The trail is written by the real
+triggers: transactions of one to twenty rows by 50 actors on two tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+
+import demo.server
+from audit_app import AuditLogger, audit_bp
+
+FILL = """
+DO $do$
+DECLARE
+    done int := 0;
+BEGIN
+    INSERT INTO article (id, title, body)
+    SELECT g, 'title ' || g, repeat('lorem ipsum ', 20) FROM generate_series(1, 20000) AS g;
+    INSERT INTO tag (id, name) SELECT g, 'tag ' || g FROM generate_series(1, 500) AS g;
+    COMMIT;
+    WHILE done < {activities} - 20500 LOOP
+        PERFORM set_config(
+            'audit_app.context',
+            json_build_object('actor_id', done % 50, 'actor_label', 'Person ' || done % 50)::text,
+            true
+        );
+        UPDATE article SET title = 'title ' || done
+        WHERE id BETWEEN 1 + (done * 7) % 19980 AND 1 + (done * 7) % 19980 + done % 19;
+        UPDATE tag SET name = 'tag ' || done WHERE id = 1 + done % 500;
+        done := done + done % 19 + 2;
+        COMMIT;
+    END LOOP;
+END
+$do$
+"""
+
+
+def make_app(url: str) -> tuple[Flask, Any]:
+    """An application with two tracked tables, whose pages are open to everybody."""
+    db: Any = SQLAlchemy()
+    logger = AuditLogger(can_view=lambda actor: True)
+    logger.init(db.Model)
+
+    class Article(db.Model):  # type: ignore[misc]
+        __versioned__: ClassVar[dict[str, Any]] = {}
+        id = db.Column(db.Integer, primary_key=True)
+        title = db.Column(db.Text)
+        body = db.Column(db.Text)
+
+    class Tag(db.Model):  # type: ignore[misc]
+        __versioned__: ClassVar[dict[str, Any]] = {}
+        id = db.Column(db.Integer, primary_key=True)
+        name = db.Column(db.Text)
+
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    db.init_app(app)
+    logger.init_app(app)
+    app.register_blueprint(audit_bp)
+    app.extensions["models"] = (Article, Tag)  # the registry itself keeps no strong reference
+    return app, db
+
+
+def measure(app: Flask, db: Any, repeats: int) -> dict[str, dict[str, float]]:
+    """Return the median and the largest server time of each page, in milliseconds."""
+    with app.app_context(), db.engine.connect() as connection:
+        middle = connection.scalar(sa.text("SELECT max(id) / 2 FROM audit.activity"))
+        cursor_of = "SELECT issued_at FROM audit.transaction ORDER BY issued_at LIMIT 1 OFFSET 200"
+        early = connection.scalar(sa.text(cursor_of))
+    pages = {
+        "feed": "/audit/",
+        "feed, one table": "/audit/?table=tag",
+        "feed, one verb": "/audit/?verb=delete",
+        "feed, far back": f"/audit/?to={early:%Y-%m-%dT%H:%M}",
+        "actor": "/audit/actors/7",
+        "people": "/audit/actors/",
+        "record": "/audit/records/public/article/777",
+        "change": f"/audit/activities/{middle}",
+    }
+    client, found = app.test_client(), {}
+    for name, path in pages.items():
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            response = client.get(path)
+            times.append((time.perf_counter() - start) * 1000)
+            if response.status_code != 200:
+                raise SystemExit(f"{path} answered {response.status_code}")
+        found[name] = {"median": statistics.median(times), "worst": max(times)}
+    return found
+
+
+def main() -> None:
+    """Fill a trail, measure the pages, print a table or a JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--activities", type=int, default=100_000)
+    parser.add_argument("--repeats", type=int, default=21)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    directory = Path(tempfile.mkdtemp(prefix="audit-bench-"))
+    settings = {"fsync": "off", "synchronous_commit": "off"}
+    app, db = make_app(demo.server.start(directory, settings))
+    try:
+        with app.app_context():
+            db.create_all()
+            driver = db.engine.raw_connection()
+            driver.driver_connection.autocommit = True
+            driver.cursor().execute(FILL.format(activities=options.activities))
+            driver.cursor().execute("VACUUM ANALYZE")
+            driver.close()
+        found = measure(app, db, options.repeats)
+    finally:
+        with app.app_context():
+            db.engine.dispose()
+        demo.server.stop(directory)
+        demo.server.delete(directory)
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return
+    print(f"{options.activities:,} activities, {options.repeats} requests each, milliseconds")
+    for name, values in found.items():
+        print(f"  {name:20} median {values['median']:6.1f}   worst {values['worst']:6.1f}")
+
+
+if __name__ == "__main__":
+    main()
