@@ -1,5 +1,6 @@
 # make demo    install what the demo needs, and serve it            (make demo ARGS="--port 8000")
 # make test    install what the tests need, and run every check     (make test PYTEST_ARGS="-k diff")
+# make test-oldest, make test-matrix    the faults on PostgreSQL 15; everything on 15, 16, 17 and 18
 # make lint    the checks that read the code only
 # make clean   remove what the above made, the demo's data included
 
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --editable
 
-.PHONY: demo test lint checks clean
+.PHONY: demo test test-oldest test-matrix lint checks clean
 
 demo: $(VENV)/.installed-demo
 	@exec $(BIN)/python manage.py demo $(ARGS)
@@ -20,6 +21,15 @@ demo: $(VENV)/.installed-demo
 test: checks
 	@chromium=$$(sh tests/browser/chromium.sh) && \
 	CHROMIUM=$$chromium $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+# The catalogue of faults on the oldest supported major, and everything on every major.
+test-oldest: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.majors 15 -- -q -n $(JOBS) --dist loadgroup tests/integration/faults $(PYTEST_ARGS)
+
+MAJORS ?= 15 16 17 18
+test-matrix: $(VENV)/.installed-dev
+	@chromium=$$(sh tests/browser/chromium.sh) && \
+	CHROMIUM=$$chromium $(BIN)/python -m tests.majors $(MAJORS) -- -q -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: checks
 

@@ -51,6 +51,7 @@ _SETTINGS = {
     "listen_addresses": "''",
     "max_prepared_transactions": "10",
     "wal_level": "logical",
+    "lock_timeout": "20s",
 }
 _ARGUMENTS = ["-q", "-n", "2", "--dist", "loadgroup"]  # of pytest, where none are given
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}

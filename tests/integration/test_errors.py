@@ -76,7 +76,8 @@ def test_a_wrong_option_names_the_model_and_the_key(
 
 def test_an_excluded_column_may_be_named_by_its_attribute(db: Any) -> None:
     logger = logger_of(db)
-    model(db, {"exclude": ["secret"]})
+    article = model(db, {"exclude": ["secret"]})
+    assert article.__table__.c.password_hash is not None
     assert logger.audited_tables()[0].exclude == ("password_hash",)
 
 
@@ -182,9 +183,10 @@ def test_one_logger_for_an_application(app: Flask, db: Any) -> None:
 
 def test_a_model_of_another_database(app: Flask, db: Any) -> None:
     logger = logger_of(db)
-    model(db, {}, __bind_key__="elsewhere")
+    article = model(db, {}, __bind_key__="elsewhere")
     with pytest.raises(errors.ConfigurationError, match="bind 'elsewhere'"):
         logger.audited_tables()
+    assert article.__table__.metadata is not db.metadata
 
 
 @pytest.mark.parametrize(
