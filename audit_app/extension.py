@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import context, install, models, sql
+from audit_app import context, history, install, models, sql
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
@@ -266,8 +266,6 @@ class AuditLogger:
         :param target: an instance; or a model or ``Table``, with the record's ``identity``.
         :raises NotVersionedError: if the table is not tracked.
         """
-        from audit_app import history
-
         audited = self.audited(target)
         if identity is None and not isinstance(target, type | sa.Table):
             identity = sa.inspect(target).identity

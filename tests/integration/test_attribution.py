@@ -389,3 +389,20 @@ def test_an_error_inside_of_disable_is_the_one_that_is_seen(world: World) -> Non
             session.add(world.Article(name="seen too"))
             session.commit()
     assert [name for name, _ in world.actors()] == ["seen", "seen too"]
+
+
+def test_the_history_of_a_record(world: World) -> None:
+    with world.signed_in(1):
+        article = world.Article(id=5, name="a")
+        world.db.session.add(article)
+        world.db.session.commit()
+        article.name = "b"
+        world.db.session.commit()
+        for query in (
+            world.logger.history(article),
+            world.logger.history(world.Article, 5),
+            world.logger.history(world.Article.__table__, 5),
+        ):
+            verbs = [activity.verb for activity in world.db.session.scalars(query)]
+            assert verbs == ["update", "insert"]
+        assert world.db.session.scalars(world.logger.history(world.Article, 6)).all() == []

@@ -61,6 +61,18 @@ def logger_of(db: Any, **options: Any) -> AuditLogger:
         ({"exclude": ["id"]}, errors.InvalidOptionError, "primary key"),
         ({"exlude": []}, errors.InvalidOptionError, "unknown __versioned__ option 'exlude'"),
         (True, errors.InvalidOptionError, "__versioned__ = True"),
+        ({"include": ["nope"]}, errors.UnknownColumnError, "'nope' in include"),
+        ({"mask": "secret"}, errors.InvalidOptionError, r"\{'mask': \['secret'\]\}"),
+        ({"mask": ["id"]}, errors.InvalidOptionError, "'id' in mask.* primary key"),
+        ({"when": 5}, errors.InvalidOptionError, "when = 5.*OLD and NEW"),
+        ({"when": " "}, errors.InvalidOptionError, "when = ' '"),
+        ({"on": "insert"}, errors.InvalidOptionError, "on = 'insert'.*list"),
+        ({"on": ["select"]}, errors.InvalidOptionError, "insert, update, delete, truncate"),
+        ({"on": []}, errors.InvalidOptionError, r"on = \[\]"),
+        ({"level": "table"}, errors.InvalidOptionError, "'statement' or 'row'"),
+        ({"query_text": 1}, errors.InvalidOptionError, "query_text = 1: write True or False"),
+        ({"query_text": True, "mask": ["secret"]}, errors.InvalidOptionError, "beside exclude"),
+        ({"on_error": "ignore"}, errors.InvalidOptionError, "'strict' or 'degrade'"),
     ],
 )
 def test_a_wrong_option_names_the_model_and_the_key(
@@ -81,6 +93,38 @@ def test_an_excluded_column_may_be_named_by_its_attribute(db: Any) -> None:
     assert logger.audited_tables()[0].exclude == ("password_hash",)
 
 
+def test_options_reach_the_database(app: Flask, db: Any) -> None:
+    logger = logger_of(db)
+    logger.init_app(app)
+    options = {
+        "mask": ["secret"],
+        "when": "NEW.id > 1 OR OLD.id > 1",
+        "on": ["insert", "delete"],
+        "level": "row",
+        "on_error": "degrade",
+    }
+    article = model(db, options)
+    db.create_all()
+    db.session.add_all([article(id=1, secret="s3cret"), article(id=2, secret="s3cret")])
+    db.session.commit()
+    (activity,) = logger.activity_cls.query
+    assert activity.object_id == 2
+    assert activity.data["password_hash"] == {"$audit": "masked"}
+    with db.engine.connect() as connection:
+        assert logger.check(connection) == ()
+    kept = logger.audited_tables()[0].options.as_dict()
+    assert kept == {**options, "mask": ["password_hash"]}
+
+
+def test_a_condition_that_does_not_fit_is_an_error_of_ours(db: Any, app: Flask) -> None:
+    logger = logger_of(db)
+    logger.init_app(app)
+    article = model(db, {"when": "NEW.nothing = 1"})
+    with pytest.raises(errors.InvalidOptionError, match=r"NEW\.nothing = 1 does not fit the table"):
+        db.create_all()
+    assert article.__tablename__ == "article"
+
+
 def test_an_unversioned_model_has_no_history(db: Any) -> None:
     logger = logger_of(db)
     article = type("Article", (db.Model,), {"id": sa.Column(sa.Integer, primary_key=True)})
@@ -88,6 +132,8 @@ def test_an_unversioned_model_has_no_history(db: Any) -> None:
         logger.audited(article)
     with pytest.raises(errors.NotVersionedError):
         logger.history(article, 1)
+    with pytest.raises(errors.NotVersionedError):
+        logger.history(article(id=1))
     with pytest.raises(errors.NotVersionedError, match="pass a Table or a model"):
         logger.audit_table("article")
 
