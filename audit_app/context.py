@@ -254,8 +254,8 @@ def attach(engine: sa.Engine, source: ContextSource) -> None:
         executemany: bool,  # noqa: FBT001 - SQLAlchemy's signature
     ) -> tuple[str, Any]:
         if not may_write(statement):
-            if ends_transaction(statement):
-                forget(connection)
+            if ends_transaction(statement):  # to a savepoint: the setting may be gone with it
+                connection.info.pop(_ARMED, None)
             return statement, parameters
         is_autocommit = _is_autocommit(cursor.connection)
         if is_autocommit and not may_run_in_transaction(statement):
@@ -276,10 +276,6 @@ def attach(engine: sa.Engine, source: ContextSource) -> None:
         elif context:
             context.audit_app_document = document  # for the handler below
         return statement, parameters
-
-    def forget(connection: sa.Connection, *_: Any) -> None:
-        if not connection.invalidated:  # else there is nothing to forget, and no info to ask
-            connection.info.pop(_ARMED, None)
 
     def in_transaction(run: str) -> Callable[..., bool]:
         """Execute what could not be joined in autocommit mode: in a transaction of its own."""
@@ -305,11 +301,6 @@ def attach(engine: sa.Engine, source: ContextSource) -> None:
     sa.event.listen(engine, "before_cursor_execute", before_cursor_execute, retval=True)
     for run in ("do_execute", "do_executemany", "do_execute_no_params"):
         sa.event.listen(engine, run, in_transaction(run))
-    for name in (
-        "begin", "begin_twophase", "commit", "rollback", "rollback_savepoint",
-        "prepare_twophase", "commit_twophase", "rollback_twophase",
-    ):  # fmt: skip
-        sa.event.listen(engine, name, forget)
 
 
 def arm(connection: sa.Connection, source: ContextSource) -> None:
@@ -322,11 +313,9 @@ def arm(connection: sa.Connection, source: ContextSource) -> None:
 def _needs_arming(connection: sa.Connection, document: str) -> bool:
     """Note ``document`` as sent; tell whether it has to be."""
     info, driver = connection.info, connection.connection.dbapi_connection
-    if _is_autocommit(driver):
-        info.pop(_ARMED, None)  # each statement is a transaction of its own
-        return document != ""
     if _is_idle(driver):
-        info.pop(_ARMED, None)  # a script may have ended the transaction by itself
+        # Ended, by whatever means: SQLAlchemy, a script with a COMMIT inside, autocommit.
+        info.pop(_ARMED, None)
     if info.get(_ARMED, "") == document:
         return False
     info[_ARMED] = document

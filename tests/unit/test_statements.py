@@ -49,7 +49,7 @@ def joined() -> list[str]:
     """A comment belongs to the statement on the next line."""
     statements: list[str] = []
     for line in WRITES:
-        if statements and statements[-1].lstrip().startswith("--"):
+        if statements and statements[-1].splitlines()[-1].lstrip().startswith("--"):
             statements[-1] += "\n" + line
         else:
             statements.append(line)

@@ -208,7 +208,7 @@ def test_the_clients_settings_do_not_change_what_is_stored(trail: Trail) -> None
             connection.exec_driver_sql(f"SET {setting}")
             connection.exec_driver_sql(
                 "INSERT INTO public.thing VALUES ('2024-07-01 12:00+00', '2024-02-03', "
-                "'[2024-02-03,2024-02-05)', '25 hours', '\\x00ff', 0.1, 0.3, '12:00+05', 1, "
+                "'[2024-02-03,2024-02-05)', '25 hours', '\\x00ff', 0.1234567890123, 0.3, '12:00+05', 1, "
                 "'public.thing'); DELETE FROM public.thing"
             )
     rows = trail.value(

@@ -1,0 +1,468 @@
+"""Takes the protections of the trail out, one at a time, and shows that a test fails for each.
+
+    python -m tests.mutations                    # all of them
+    python -m tests.mutations memo-xid full-join # these
+
+Each mutation is made in a copy of the tree. A server is started for all of them, and stopped and
+deleted whatever happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, TextIO
+
+import demo.server
+from demo.errors import ServerError
+from tests.server import _SETTINGS
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+_TIMEOUT = 300  # seconds, for the tests of one mutation
+_PYTEST = ("-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
+
+
+class MutationError(Exception):
+    """A mutation that cannot be made, or whose tests cannot tell anything."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One protection, and how to take it out.
+
+    :ivar name: what is taken out.
+    :ivar file: below ``audit_app``.
+    :ivar old: the text to replace.
+    :ivar new: what replaces it.
+    :ivar tests: what is expected to fail, below ``tests``, as pytest's arguments.
+    :ivar count: how often ``old`` occurs; all occurrences are replaced.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    count: int = 1
+
+    @property
+    def selection(self) -> list[str]:
+        return [f"tests/{test}" for test in self.tests]
+
+    def apply(self, tree: Path) -> None:
+        """Make the mutation in ``tree``.
+
+        :raises MutationError: if the text does not occur as often as it should.
+        """
+        path = tree / "audit_app" / self.file
+        text = path.read_text(encoding="utf-8")
+        found = text.count(self.old)
+        if found != self.count:
+            raise MutationError(f"the text occurs {found} times in {self.file}, not {self.count}")
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the tests said of one mutation.
+
+    :ivar outcome: ``killed``, ``SURVIVED``, or ``error``: the tests told nothing.
+    :ivar by: the test that failed and its message, or what is wrong.
+    """
+
+    name: str
+    outcome: str
+    by: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.outcome:8}  {self.name:28} {self.seconds:5.1f} s  {self.by}"
+
+
+_BYPASS = "integration/faults/test_bypass.py"
+_CLUSTER = "integration/faults/test_cluster.py"
+_DRIFT = "integration/faults/test_drift.py"
+_GAPS = "integration/faults/test_gaps.py"
+_OPTIONS = "integration/faults/test_options.py"
+_ROWS = "integration/faults/test_rows.py"
+_TRANSACTIONS = "integration/faults/test_transactions.py"
+_VALUES = "integration/faults/test_values.py"
+_ATTRIBUTION = "integration/test_attribution.py"
+_CAPTURE = "integration/test_capture.py"
+_ERRORS = "integration/test_errors.py"
+
+_SETTINGS_TEST = f"{_VALUES}::test_the_clients_settings_do_not_change_what_is_stored"
+_GARBAGE_TEST = f"{_BYPASS}::test_settings_set_to_garbage"
+_EQUALS_TEST = f"{_VALUES}::test_a_change_between_equal_values"
+_STORED_TEST = f"{_VALUES}::test_a_value_is_stored_right"
+_VETO_TESTS = f"{_ROWS}::test_a_partition_move_that_a_trigger_vetoes"
+_OWNER_TEST = f"{_BYPASS}::test_not_even_the_owner_rewrites_history"
+_NEVER = "WHEN division_by_zero THEN"  # an exception that does not happen
+
+_TABLE, _TEXT, _SUSPEND = "sql/audit_table.sql", "sql/capture.sql", "sql/suspend.sql"
+_ROW, _ONLY, _PUBLIC = "sql/transaction_id.sql", "sql/append_only.sql", "sql/roles.sql"
+_VALUE, _CONTEXT, _STATEMENTS = "sql/values.sql", "context.py", "statements.py"
+
+
+def _m(name: str, file: str, old: str, new: str, *tests: str, count: int = 1) -> Mutation:
+    return Mutation(name, file, old, new, tests, count)
+
+
+# fmt: off
+MUTATIONS: Final[Sequence[Mutation]] = (
+    # -- What the capture functions run with
+    _m("security-definer", _TABLE, "plpgsql SECURITY DEFINER SET search", "plpgsql SET search",
+       _GARBAGE_TEST),
+    _m("search-path", _TABLE, "DEFINER SET search_path = pg_catalog, pg_temp '", "DEFINER '",
+       f"{_BYPASS}::test_temporary_tables_in_our_names",
+       f"{_BYPASS}::test_hostile_functions_and_operators"),
+    _m("time-zone", _TABLE, "SET \"TimeZone\" = ''UTC'' ", "", _SETTINGS_TEST),
+    _m("date-style", _TABLE, "SET \"DateStyle\" = ''ISO, YMD'' ", "", _SETTINGS_TEST),
+    _m("interval-style", _TABLE, "SET \"IntervalStyle\" = ''postgres'' ", "", _SETTINGS_TEST),
+    _m("bytea-output", _TABLE, "SET bytea_output = ''hex'' ", "", _SETTINGS_TEST),
+    _m("extra-float-digits", _TABLE, "SET extra_float_digits = 1 ", "", _SETTINGS_TEST),
+    _m("lc-monetary", _TABLE, "SET lc_monetary = ''C'' ", "",
+       f"{_GAPS}::test_money_in_another_locale"),
+    _m("use-column", _TEXT, "#variable_conflict use_column", "#variable_conflict use_variable",
+       f"{_OPTIONS}::test_when"),
+
+    # -- Who may do what
+    _m("enable-always", _TABLE, "' ENABLE ALWAYS TRIGGER '", "' ENABLE TRIGGER '",
+       f"{_BYPASS}::test_the_owner_replicates"),
+    _m("append-only-activity", _ONLY, "activity ENABLE ALWAYS", "activity DISABLE", _OWNER_TEST),
+    _m("append-only-transaction", _ONLY, "transaction ENABLE ALWAYS", "transaction DISABLE",
+       _OWNER_TEST),
+    _m("append-only-always", _ONLY, "ENABLE ALWAYS", "ENABLE",
+       f"{_GAPS}::test_history_is_rewritten_as_a_replica", count=2),
+    _m("revoke-functions", _PUBLIC, "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA @schema@ FROM PUBLIC;",
+       "", f"{_GAPS}::test_a_reader_calls_what_only_the_owner_may"),
+    _m("revoke-hand-over", _PUBLIC, "REVOKE ALL ON FUNCTION @schema@.hand_over(text) FROM PUBLIC;",
+       "", f"{_GAPS}::test_a_reader_calls_what_only_the_owner_may"),
+    _m("revoke-capture", _TABLE,
+       "EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), "
+       "'() FROM PUBLIC');", "",
+       f"{_GAPS}::test_a_capture_function_on_the_attackers_table"),
+
+    # -- Suspension, the memo, the context
+    _m("suspension-xid", _SUSPEND,
+       "          AND a.native_transaction_id = pg_catalog.pg_current_xact_id()\n", "",
+       f"{_GAPS}::test_a_suspension_of_the_same_microsecond"),
+    _m("suspension-time", _SUSPEND,
+       "          AND t.issued_at = pg_catalog.transaction_timestamp()\n", "",
+       f"{_CLUSTER}::test_a_suspension_of_the_same_number"),
+    _m("suspension-resumed", _SUSPEND, "AND r.verb = 'resume'", "AND r.verb = 'never'",
+       f"{_BYPASS}::test_a_forged_suspension"),
+    _m("memo-xid", _ROW,
+       "          AND t.native_transaction_id = pg_catalog.pg_current_xact_id()\n", "",
+       f"{_GAPS}::test_a_memo_of_the_same_microsecond"),
+    _m("memo-time", _ROW, "\n          AND t.issued_at = pg_catalog.transaction_timestamp();", ";",
+       f"{_CLUSTER}::test_transaction_ids_repeat"),
+    _m("memo-context", _ROW, " AND substr(_memo, strpos(_memo, ' ') + 1) = _context", "",
+       f"{_ATTRIBUTION}::test_two_actors_in_one_transaction_each_have_their_own"),
+    _m("garbage-context", _ROW, "WHEN OTHERS THEN\n            -- Whoever",
+       f"{_NEVER}\n            -- Whoever", _GARBAGE_TEST),
+    _m("garbage-address", _ROW, "WHEN OTHERS THEN\n                _claims",
+       f"{_NEVER}\n                _claims", _GARBAGE_TEST),
+    _m("actor-limit", _ROW, "left(_claims ->> 'actor_id', 500)", "_claims ->> 'actor_id'",
+       f"{_GAPS}::test_an_actor_longer_than_an_index_entry"),
+
+    # -- Which rows differ, and in what
+    _m("image-of-row", _TEXT, "'record_image_ne(ROW(', max(", "'record_ne(ROW(', max(",
+       _EQUALS_TEST),
+    _m("image-of-column", _TEXT, "': CASE WHEN record_image_ne(", "': CASE WHEN record_ne(",
+       _EQUALS_TEST),
+    _m("image-beside-a-null", _TEXT, "'CASE WHEN record_image_ne(", "'CASE WHEN record_ne(",
+       f"{_GAPS}::test_equal_values_beside_a_null"),
+    _m("nulls", _TEXT, "'CASE WHEN ', s.is_large, s.is_nulled,", "'CASE WHEN ', s.is_large,",
+       f"{_CAPTURE}::test_a_null_is_recorded_as_a_null"),
+    _m("json-nulls", _TEXT, "CASE WHEN @schema@.is_json_document(b.type) THEN",
+       "CASE WHEN false THEN", f"{_VALUES}::test_types_of_the_applications_own"),
+    _m("full-join", _TEXT, "E'\\nFULL JOIN (SELECT ', _columns", "E'\\nJOIN (SELECT ', _columns",
+       f"{_ROWS}::test_a_bulk_update_after_single_updates_is_not_quadratic"),
+    _m("full-join-by-key", _TEXT, "FULL JOIN (SELECT r.*", "JOIN (SELECT r.*", _VETO_TESTS),
+    _m("update-by-key", _TEXT, "_operation := ''UPDATE BY KEY'';", "_operation := ''UPDATE'';",
+       _VETO_TESTS),
+
+    # -- Tables, their partitions and their keys
+    _m("partition-triggers", _TABLE, "pg_partition_tree(target_table) AS p\n        ORDER BY",
+       "pg_partition_tree(target_table) AS p WHERE false\n        ORDER BY",
+       f"{_CAPTURE}::test_partitions_are_captured_however_they_are_written_to"),
+    _m("truncate-trigger", _TABLE, "ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP",
+       "ARRAY['INSERT', 'UPDATE', 'DELETE'] LOOP", f"{_ROWS}::test_truncate_with_cascade"),
+    _m("truncate-once", _TEXT, "IF _root <> target AND EXISTS", "IF false AND EXISTS",
+       f"{_CAPTURE}::test_partitions_are_captured_however_they_are_written_to"),
+    _m("detached-partition", _TABLE, "AND other.tgrelid <> target_table", "AND false",
+       f"{_ROWS}::test_a_partition_that_is_detached"),
+    _m("foreign-trigger", _TABLE, "IF FOUND THEN\n        RAISE dup",
+       "IF false THEN\n        RAISE dup", f"{_ERRORS}::test_a_trigger_of_somebody_elses_stays"),
+    _m("primary-key", _TABLE, "IF NOT EXISTS (SELECT FROM pg_index", "IF false AND NOT EXISTS "
+       "(SELECT FROM pg_index", f"{_ERRORS}::test_a_table_without_a_primary_key"),
+    _m("long-key", _VALUE, "(pg_catalog.<=) 1000 THEN", "(pg_catalog.<=) 1000000000 THEN",
+       f"{_CAPTURE}::test_a_key_longer_than_an_index_entry_is_stored_by_its_digest"),
+    _m("long-key-in-python", "identity.py", "_LONGEST_KEY = 1000 ", "_LONGEST_KEY = 10**9 ",
+       f"{_CAPTURE}::test_a_key_longer_than_an_index_entry_is_stored_by_its_digest"),
+
+    # -- Altered by hand
+    _m("fingerprint", _TEXT, "        IS DISTINCT FROM ', quote_literal(_fingerprint)",
+       "        IS NULL AND ''x'' = ', quote_literal(_fingerprint)",
+       f"{_DRIFT}::test_a_column_is_altered"),
+    _m("renamed-by-place", _TEXT, '((installed ->> p.name)::int = l.attnum OR renumbered."all")',
+       'renumbered."all"', f"{_DRIFT}::test_a_protected_column_is_renamed"),
+    _m("renamed-and-renumbered", _TEXT, ' OR renumbered."all")', ")",
+       f"{_DRIFT}::test_a_protected_column_is_renamed_after_a_restore"),
+    _m("fitting-condition", _TEXT,
+       "WHEN undefined_column OR undefined_function OR datatype_mismatch THEN", _NEVER,
+       f"{_DRIFT}::test_the_schema_is_renamed"),
+    _m("drift-is-found", "sql/check.sql", "IF _function.prosrc <>", "IF false AND _function.prosrc"
+       " <>", f"{_DRIFT}::test_a_column_is_altered"),
+
+    # -- The options
+    _m("exclude", _TEXT, "AND NOT coalesce(p.is_exclude, false)", "",
+       f"{_CAPTURE}::test_excluded_columns_are_never_stored_and_never_count"),
+    _m("mask", _TEXT, "WHEN l.is_masked THEN '''", "WHEN false THEN '''", f"{_OPTIONS}::test_mask"),
+    _m("when", _TEXT, "_condition text := @schema@.condition_expression(target, operation, options)",
+       "_condition text := ''", f"{_OPTIONS}::test_when"),
+    _m("on", _TABLE, "NOT options ? 'on' OR options -> 'on' ? lower(_verb)", "true",
+       f"{_OPTIONS}::test_on"),
+    _m("degrade", _TEXT, "EXCEPTION WHEN OTHERS THEN\n        PERFORM",
+       f"EXCEPTION {_NEVER.replace('division_by_zero', 'no_data_found')}\n        PERFORM",
+       f"{_OPTIONS}::test_degrade_lets_the_write_pass_and_records_the_gap"),
+    _m("degrade-without-a-gap", _TEXT, "EXCEPTION WHEN OTHERS THEN\n    -- Nothing",
+       f"EXCEPTION {_NEVER}\n    -- Nothing",
+       f"{_OPTIONS}::test_degrade_when_nothing_can_be_written"),
+    _m("query-text", _TEXT, "WHEN starts_with(q.text", "WHEN false AND starts_with(q.text",
+       f"{_OPTIONS}::test_query_text"),
+    _m("query-text-of-secrets", _TABLE, "IF options @> '{\"query_text\": true}' AND (",
+       "IF false AND (", f"{_OPTIONS}::test_wrong_options_are_refused"),
+
+    # -- Values
+    _m("large-values", _TEXT, "200000000 / greatest", "200000000000 / greatest",
+       f"{_VALUES}::test_a_value_of_300_mb"),
+    _m("jsonb-or-text", _VALUE,
+       "WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN", _NEVER,
+       _STORED_TEST),
+    _m("valid-jsonb", _TEXT, "'CASE WHEN pg_input_is_valid(', reference, '::text, ''jsonb'')',",
+       "'CASE WHEN true',", _STORED_TEST),
+    _m("json-inside", _TEXT, "SELECT EXISTS (SELECT FROM part", "SELECT false AND EXISTS (SELECT "
+       "FROM part", _STORED_TEST),
+    _m("virtual-columns", _TEXT, "l.attgenerated <> 'v'", "true",
+       f"{_VALUES}::test_generated_columns"),
+    _m("no-placeholders", _VALUE, "-- How values", "-- 100% How values",
+       "unit/test_sql.py::test_no_character_means_something_to_the_wrappers"),
+
+    # -- The context, from Python
+    _m("forget-sql-rollback", _CONTEXT, "if ends_transaction(statement):", "if False:",
+       f"{_TRANSACTIONS}::test_savepoints_in_plain_sql"),
+    _m("forget-when-idle", _CONTEXT, "if _is_idle(driver):", "if False:",
+       f"{_TRANSACTIONS}::test_a_transaction_that_ends_unseen"),
+    _m("autocommit-separately", _CONTEXT, "if document is None:", "if True:",
+       f"{_TRANSACTIONS}::test_many_rows_in_autocommit"),
+    _m("autocommit-of-procedures", _CONTEXT,
+       "if is_autocommit and not may_run_in_transaction(statement):", "if False:",
+       f"{_TRANSACTIONS}::test_a_procedure_that_commits"),
+    _m("local-setting", _CONTEXT, "%(audit_app_context)s, true)", "%(audit_app_context)s, false)",
+       f"{_TRANSACTIONS}::test_a_pool_of_one"),
+    _m("local-setting-sent", _CONTEXT, "('{SETTING}', %s, true)\", (document,))",
+       "('{SETTING}', %s, false)\", (document,))", f"{_TRANSACTIONS}::test_a_pool_of_one"),
+    _m("label-cache", _CONTEXT, "if actor_id not in labels:", "if True:",
+       f"{_GAPS}::test_the_actors_name_is_asked_for_once"),
+    _m("label-of-another", _CONTEXT, 'merged["actor_label"] = None', "pass",
+       f"{_GAPS}::test_another_actor_within_a_named_one"),
+    _m("actor-while-resolving", _CONTEXT, "if self._resolving.get():", "if False:",
+       f"{_GAPS}::test_finding_out_who_acts_writes"),
+    _m("first-word-only", _STATEMENTS, "    if _WRITE.search(statement):\n        return True\n"
+       "    return any(", "    return False and any(",
+       "unit/test_statements.py::test_a_statement_that_may_write"),
+    _m("functions-may-write", _STATEMENTS, "    return any(", "    return False and any(",
+       f"{_ATTRIBUTION}::test_every_way_of_writing_is_attributed"),
+    _m("scripts-may-write", _STATEMENTS, 'if word in _CONTROL and ";" not in statement:',
+       "if word in _CONTROL:", "unit/test_statements.py::test_a_statement_that_may_write"),
+    _m("other-databases", "install.py", 'if dialect.name != "postgresql":', "if False:",
+       f"{_ERRORS}::test_another_database_system"),
+)
+# fmt: on
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try the mutations, and print a line for each.
+
+    :return: the exit code: 0 if all were killed, 1 if one survived or told nothing, 2 for a wrong
+        command line, or for tests that fail without any mutation.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.mutations",
+        description="Take each protection out and show that a test fails.",
+    )
+    parser.add_argument("names", nargs="*", help="of mutations; default: all")
+    parser.add_argument("--json", action="store_true", help="print a JSON document for machines")
+    parser.add_argument("--list", action="store_true", help="print the names and run nothing")
+    options = parser.parse_args(arguments)
+    known = {mutation.name: mutation for mutation in MUTATIONS}
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(f"no mutation {', '.join(unknown)}; see --list")
+    if options.list:
+        _say("\n".join(known))
+        return 0
+    # So that a terminated run stops its server, too.
+    signal.signal(signal.SIGTERM, _terminate)
+    chosen = [known[name] for name in dict.fromkeys(options.names or known)]
+    progress = sys.stderr if options.json else sys.stdout
+    results = []
+    with _server() as url:
+        try:
+            _check_unmutated(chosen, url)
+        except MutationError as error:
+            _say(f"The tests fail without any mutation.\n{error}", sys.stderr)
+            return 2
+        for mutation in chosen:
+            results.append(result := attempt(mutation, url))
+            _say(str(result), progress)
+    if options.json:
+        _say(json.dumps([asdict(result) for result in results], indent=2))
+    counts = {
+        kind: [r.name for r in results if r.outcome == kind] for kind in ("SURVIVED", "error")
+    }
+    killed = len(results) - sum(map(len, counts.values()))
+    _say(f"{killed} of {len(results)} killed", progress)
+    for kind, names in counts.items():
+        if names:
+            _say(f"{kind}: {', '.join(names)}", progress)
+    return 0 if killed == len(results) else 1
+
+
+def attempt(mutation: Mutation, url: str) -> Result:
+    """Make ``mutation`` in a copy of the tree, and run its tests there.
+
+    :param url: of the server to run them on.
+    """
+    started = time.monotonic()
+    try:
+        with _copy() as tree:
+            mutation.apply(tree)
+            outcome, by = _judge(*_run_tests(tree, mutation.selection, url))
+    except MutationError as error:
+        outcome, by = "error", str(error)
+    return Result(mutation.name, outcome, by, round(time.monotonic() - started, 1))
+
+
+def _check_unmutated(mutations: Sequence[Mutation], url: str) -> None:
+    tests = list(dict.fromkeys(test for m in mutations for test in m.selection))
+    with _copy() as tree:
+        code, output = _run_tests(tree, tests, url, timeout=_TIMEOUT * 4)
+    if code:
+        raise MutationError(output[-4000:])
+
+
+def _judge(code: int, output: str) -> tuple[str, str]:
+    """What the exit code and the output of pytest say: the outcome, and by what."""
+    if code == 0:
+        # A skipped test has not passed, but it has not failed either.
+        return "SURVIVED", output.strip().rsplit("\n", 1)[-1]
+    if failed := re.search(r"(?m)^FAILED (.*)$", output):
+        return "killed", failed.group(1).removeprefix("tests/integration/")[:120]
+    if code == _TIMED_OUT:
+        return "killed", f"not done after {_TIMEOUT} s"
+    # An error in a fixture: more is broken than what was to be taken out.
+    found = re.search(r"(?m)^(?:ERROR|E  ) (.*)$", output)
+    return "error", f"exit code {code}: {found.group(1)[:200] if found else output[-200:]}"
+
+
+_TIMED_OUT = -1  # in place of an exit code
+
+
+def _run_tests(
+    tree: Path, tests: Sequence[str], url: str, *, timeout: int = _TIMEOUT
+) -> tuple[int, str]:
+    """Run ``tests`` in ``tree`` and return pytest's exit code and output."""
+    environment = {
+        **os.environ,
+        "AUDIT_DATABASE_URL": url,
+        "PYTHONPATH": str(tree),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+    def python(*arguments: str, limit: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tree,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+
+    # The package may be installed from another place: that one would prove nothing.
+    look = "import importlib.util; print(importlib.util.find_spec('audit_app').origin)"
+    origin = python("-c", look, limit=60).stdout.strip()
+    if origin != str(tree / "audit_app" / "__init__.py"):
+        raise MutationError(f"the tests would import {origin}")
+    try:
+        done = python(*_PYTEST, *tests, limit=timeout)
+    except subprocess.TimeoutExpired:
+        return _TIMED_OUT, ""
+    return done.returncode, done.stdout
+
+
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """Copy the tree, without what is ignored, into a directory for the block."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    with tempfile.TemporaryDirectory(prefix="audit-mutation-") as name:
+        tree = Path(name).resolve()
+        for file in filter(None, listed.split("\0")):
+            source, target = ROOT / file, tree / file
+            if source.is_file():  # else deleted and not yet committed
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, target)
+        yield tree
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    """Run a server for the block; ``AUDIT_DATABASE_URL`` names another one to use."""
+    directory = Path(tempfile.mkdtemp(prefix="audit-mutations-"))
+    try:
+        yield demo.server.start(directory, _SETTINGS)
+    finally:
+        demo.server.stop(directory)
+        try:
+            demo.server.delete(directory)
+        except ServerError as error:
+            _say(str(error), sys.stderr)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
