@@ -19,15 +19,18 @@ demo: $(VENV)/.installed-demo
 	@exec $(BIN)/python manage.py demo $(ARGS)
 
 test: checks
+	@sh tests/integration/pgbouncer.sh
 	@chromium=$$(sh tests/browser/chromium.sh) && \
 	CHROMIUM=$$chromium $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 # The catalogue of faults on the oldest supported major, and everything on every major.
 test-oldest: $(VENV)/.installed-dev
+	@sh tests/integration/pgbouncer.sh
 	$(BIN)/python -m tests.majors 15 -- -q -n $(JOBS) --dist loadgroup tests/integration/faults $(PYTEST_ARGS)
 
 MAJORS ?= 15 16 17 18
 test-matrix: $(VENV)/.installed-dev
+	@sh tests/integration/pgbouncer.sh
 	@chromium=$$(sh tests/browser/chromium.sh) && \
 	CHROMIUM=$$chromium $(BIN)/python -m tests.majors $(MAJORS) -- -q -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 

@@ -625,7 +625,6 @@ LANGUAGE plpgsql
 AS $function$
 #variable_conflict use_variable
 DECLARE
-    _root oid := coalesce(pg_partition_root(target), target);
     _rows bigint;
     _bytes bigint := (
         SELECT sum(pg_relation_size(p.relid)) FROM pg_partition_tree(target) AS p
@@ -634,12 +633,14 @@ DECLARE
         AND NOT row_security_active(target);
 BEGIN
     -- TRUNCATE of a partitioned table fires the partitions' triggers too, after its own.
-    IF _root <> target AND EXISTS (
+    IF EXISTS (
         SELECT
         FROM @schema@.activity AS a
         WHERE a.transaction_id = @schema@.transaction_id()
           AND a.verb = 'truncate'
-          AND a.relid = _root
+          AND a.relid IN (
+              SELECT above.relid FROM pg_partition_ancestors(target) AS above (relid) WHERE above.relid <> target
+          )
           AND a.issued_at = statement_timestamp()
     ) THEN
         RETURN;

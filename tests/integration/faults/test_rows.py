@@ -105,6 +105,42 @@ def test_a_vetoed_move_leaves_the_other_rows_updates(trail: Trail) -> None:
     ]
 
 
+def test_a_partitioned_partition_is_truncated(trail: Trail) -> None:
+    """TRUNCATE of a partition that has partitions itself, and of the whole: one activity each."""
+    trail.script(
+        "CREATE TABLE event (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);"
+        "CREATE TABLE event_1 PARTITION OF event FOR VALUES IN (1) PARTITION BY LIST (id);"
+        "CREATE TABLE event_1a PARTITION OF event_1 FOR VALUES IN (1);"
+        "CREATE TABLE event_1b PARTITION OF event_1 DEFAULT"
+    )
+    trail.track("event")
+    for table in ("event", "event_1", "event_1b"):
+        trail.run("INSERT INTO event VALUES (1, 1), (2, 1)", f"TRUNCATE {table}, event_1a")
+    rows = [c.old for c in trail.changes() if c.verb == "truncate"]
+    assert rows == [{"rows": 2}, {"rows": 2}, {"rows": 1}, {"rows": 1}]
+
+
+def test_a_partition_with_columns_in_another_order(trail: Trail) -> None:
+    """A partition that was a table of its own numbers its columns in its own way."""
+    trail.script(
+        "CREATE TABLE event (id int, part int, note text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);"
+        "CREATE TABLE event_1 (part int NOT NULL, gone int, note text, id int NOT NULL);"
+        "ALTER TABLE event_1 DROP COLUMN gone, ADD PRIMARY KEY (id, part);"
+        "ALTER TABLE event ATTACH PARTITION event_1 FOR VALUES IN (1)"
+    )
+    trail.track("event")
+    assert findings(trail, "event") == []
+    trail.run(
+        "INSERT INTO event VALUES (1, 1, 'a')", "UPDATE event_1 SET note = 'b'", "DELETE FROM event"
+    )
+    row = {"id": 1, "part": 1, "note": "a"}
+    assert [(c.object_id, c.old, c.changed) for c in trail.changes()] == [
+        ('["1", "1"]', None, row),
+        ('["1", "1"]', row, {"note": "b"}),
+        ('["1", "1"]', {**row, "note": "b"}, None),
+    ]
+
+
 def test_a_partition_that_is_attached_later(trail: Trail) -> None:
     """ATTACH PARTITION after tracking began: captured through the parent, and named by check."""
     trail.script(EVENTS)
