@@ -169,7 +169,8 @@ class Trail:
     @property
     def install_sql(self) -> str:
         """Everything but the schema itself."""
-        return self.tables_sql + self.functions_sql + self.comment_sql
+        guard = sql.render("own_schema.sql", self.schema_name)
+        return guard + self.tables_sql + self.functions_sql + self.comment_sql
 
 
 def audited_table(

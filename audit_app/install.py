@@ -67,6 +67,7 @@ def install_trail(connection: sa.Connection, trail: Trail) -> None:
     """Create or update the tables and functions of the trail; a current one is left alone.
 
     :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
+    :raises InstallationConflictError: if the schema, or something in it, is somebody else's.
     """
     install_schema(connection, trail)
     comment = connection.scalar(
@@ -74,7 +75,11 @@ def install_trail(connection: sa.Connection, trail: Trail) -> None:
         {"name": trail.schema_name},
     )
     if comment is None or trail.digest not in comment or not is_installed(connection, trail):
-        connection.execute(sa.text(trail.install_sql))
+        try:
+            with connection.begin_nested():
+                connection.execute(sa.text(trail.install_sql))
+        except sa.exc.DBAPIError as error:
+            raise _explain(error, trail.schema_name) from error
 
 
 def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) -> None:
@@ -168,7 +173,7 @@ def _run(
         with connection.begin_nested():
             connection.execute(sa.select(call(_regclass(table.regclass), *arguments)))
     except sa.exc.DBAPIError as error:
-        raise _explain(error, table) from error
+        raise _explain(error, table.audit_schema) from error
 
 
 def _regclass(name: str) -> sa.Cast[Any]:
@@ -179,9 +184,9 @@ def _jsonb(value: object) -> sa.Cast[Any]:
     return sa.cast(sa.literal(json.dumps(value), sa.Text), postgresql.JSONB)
 
 
-def _explain(error: sa.exc.DBAPIError, table: AuditedTable) -> Exception:
-    if is_missing(error, table.audit_schema):
-        return not_installed(table.audit_schema)
+def _explain(error: sa.exc.DBAPIError, schema_name: str) -> Exception:
+    if is_missing(error, schema_name):
+        return not_installed(schema_name)
     kind = _ERRORS.get(sqlstate(error) or "")
     diagnosis = getattr(error.orig, "diag", None)
     if kind is None or diagnosis is None:

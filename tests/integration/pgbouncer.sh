@@ -16,13 +16,6 @@ else
     exit 0
 fi
 echo "Installing PgBouncer with apt-get (once) ..." >&2
-# Its service would listen on port 6432 for nobody: a policy that forbids to start services.
-policy=/usr/sbin/policy-rc.d
-if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
-    $sudo chmod +x "$policy"
-    trap '$sudo rm -f "$policy"' EXIT
-fi
 $sudo env DEBIAN_FRONTEND=noninteractive sh -c '
     { apt-get update -qq && apt-get install -y -qq --no-install-recommends pgbouncer; } >/dev/null
 ' >&2 || echo "PgBouncer could not be installed; its tests are skipped." >&2

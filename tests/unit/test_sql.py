@@ -14,7 +14,13 @@ FILES = sql.names()
 
 
 def test_the_files_are_all_used() -> None:
-    used = {*sql.FUNCTIONS, *sql.INSTALLERS, "create_schema.sql", "drop_schema.sql"}
+    used = {
+        *sql.FUNCTIONS,
+        *sql.INSTALLERS,
+        "create_schema.sql",
+        "drop_schema.sql",
+        "own_schema.sql",
+    }
     assert used | {"jsonb_change_key_name.sql"} == set(FILES)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import declarative_base
 
+from audit_app import AuditLogger, errors
 from tests.trail import Trail
 
 GARBAGE = [
@@ -46,6 +48,11 @@ def test_settings_set_to_garbage(article: Trail, mallory: Trail, value: str) -> 
         "transform_null_equals = on",
         "array_nulls = off",
         "check_function_bodies = off",
+        "plpgsql.extra_errors = 'all'",
+        "plpgsql.extra_warnings = 'all'",
+        "debug_parallel_query = on",
+        "work_mem = '64kB'",
+        "plan_cache_mode = force_generic_plan",
         "enable_hashjoin = off; SET enable_mergejoin = off; SET enable_seqscan = off",
     ],
 )
@@ -224,3 +231,29 @@ def test_a_default_that_calls_the_attackers_function(article: Trail, mallory: Tr
     )
     mallory.run("INSERT INTO article SELECT g, tamper('x'), 1 FROM generate_series(1, 3) g")
     assert [c.verb for c in article.changes()] == ["insert"] * 3
+
+
+SQUATS = [
+    'CREATE SCHEMA audit AUTHORIZATION "{role}"',
+    "CREATE SCHEMA audit; CREATE TABLE audit.activity (id bigint); "
+    'ALTER TABLE audit.activity OWNER TO "{role}"',
+    "CREATE SCHEMA audit; CREATE FUNCTION audit.transaction_id() RETURNS bigint LANGUAGE sql "
+    "AS 'SELECT 1::bigint'; ALTER FUNCTION audit.transaction_id() OWNER TO \"{role}\"",
+]
+
+
+@pytest.mark.parametrize("squat", SQUATS)
+def test_the_schema_is_prepared_by_somebody_else(database_url: str, role: str, squat: str) -> None:
+    """A role makes the schema, or a table or function in it, before the trail is installed."""
+    engine = sa.create_engine(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(squat.format(role=role))
+    with engine.connect() as connection:
+        logger = AuditLogger()
+        logger.init(declarative_base())
+        with pytest.raises(errors.InstallationConflictError, match="belongs to .*Drop it, or"):
+            logger.install(connection)
+        connection.rollback()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f'DROP OWNED BY "{role}" CASCADE')
+    engine.dispose()
