@@ -12,6 +12,7 @@ from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
 from audit_app.errors import AuditError, NotRegisteredError
+from audit_app.install import install_online
 from audit_app.roles import Roles
 from audit_app.roles import grant as grant_roles
 
@@ -65,6 +66,24 @@ def grant(
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("The roles are set up.")
+
+
+@audit_cli.command()
+@click.option("--lock-timeout", default=1000, show_default=True, help="Milliseconds.")
+@click.option("--attempts", default=30, show_default=True, help="For each table.")
+@with_appcontext
+@_clearly
+def install(lock_timeout: int, attempts: int) -> None:
+    """Install the trail, or bring it up to date, on a database in use."""
+    logger = _logger()
+    install_online(
+        _engine(),
+        logger.trail,
+        logger.audited_tables(),
+        lock_timeout=lock_timeout,
+        attempts=attempts,
+        progress=click.echo,
+    )
 
 
 @audit_cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -159,6 +160,15 @@ class Trail:
     def digest(self) -> str:
         """SHA-256 over the functions, in hexadecimal."""
         return hashlib.sha256(self.functions_sql.encode()).hexdigest()
+
+    @cached_property
+    def function_bodies(self) -> Mapping[str, str]:
+        """The source of each function, by its name."""
+        pattern = (
+            r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\((?:(?!^CREATE OR REPLACE).)*?"
+            r"^AS \$function\$(.*?)\$function\$;"
+        )
+        return dict(re.findall(pattern, self.functions_sql, re.DOTALL | re.MULTILINE))
 
     @property
     def comment_sql(self) -> str:

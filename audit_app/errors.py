@@ -64,6 +64,10 @@ class InstallationConflictError(AuditError):
     """Something that is not ours stands where the audit trail has to be installed."""
 
 
+class TableBusyError(AuditError):
+    """A table is in use, and its triggers could not be installed: try again later."""
+
+
 class NotGrantedError(AuditError):
     """This database role has not been granted what it tried."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from audit_app.errors import (
     InvalidOptionError,
     MissingPrimaryKeyError,
     NotInstalledError,
+    TableBusyError,
     UnknownColumnError,
     UnsupportedDatabaseError,
 )
@@ -23,6 +25,7 @@ from audit_app.errors import (
 if TYPE_CHECKING:
     from audit_app.ddl import AuditedTable, Trail
 
+_LOCK_NOT_AVAILABLE = "55P03"
 _UNDEFINED = frozenset({"3F000", "42P01", "42883"})  # schema, table, function
 _ERRORS: dict[str, type[AuditError]] = {
     "42703": UnknownColumnError,  # undefined_column
@@ -63,9 +66,10 @@ def install_schema(connection: sa.Connection, trail: Trail) -> None:
         connection.execute(sa.text(trail.schema_sql))
 
 
-def install_trail(connection: sa.Connection, trail: Trail) -> None:
+def install_trail(connection: sa.Connection, trail: Trail, *, anew: bool = False) -> None:
     """Create or update the tables and functions of the trail; a current one is left alone.
 
+    :param anew: make the functions again even if their version is the current one.
     :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
     :raises InstallationConflictError: if the schema, or something in it, is somebody else's.
     """
@@ -74,7 +78,8 @@ def install_trail(connection: sa.Connection, trail: Trail) -> None:
         sa.text("SELECT obj_description(to_regnamespace(quote_ident(:name)), 'pg_namespace')"),
         {"name": trail.schema_name},
     )
-    if comment is None or trail.digest not in comment or not is_installed(connection, trail):
+    is_current = comment is not None and trail.digest in comment
+    if anew or not is_current or not is_installed(connection, trail):
         try:
             with connection.begin_nested():
                 connection.execute(sa.text(trail.install_sql))
@@ -107,6 +112,67 @@ def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
     _run(connection, table, "unaudit_table")
 
 
+def _check_functions(connection: sa.Connection, trail: Trail) -> list[Finding]:
+    """Compare the functions of the trail with those of this version of the package."""
+    query = sa.text(
+        "SELECT CAST(proname AS text) AS name, prosrc AS body FROM pg_proc "
+        "WHERE pronamespace = to_regnamespace(quote_ident(:schema))"
+    )
+    rows = connection.execute(query, {"schema": trail.schema_name})
+    installed: dict[str, str] = {row.name: row.body for row in rows}
+    findings = []
+    for name, body in trail.function_bodies.items():
+        where = f"{trail.schema_name}.{name}()"
+        if name not in installed:
+            findings.append(Finding("missing", where, "is not installed", _AGAIN))
+        elif installed[name] != body:
+            message = "is another version's, or was altered"
+            findings.append(Finding("altered", where, message, _AGAIN))
+    return findings
+
+
+def install_online(
+    engine: sa.Engine,
+    trail: Trail,
+    tables: Iterable[AuditedTable],
+    *,
+    lock_timeout: int = 1000,
+    attempts: int = 30,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Install on a database in use: a transaction for each table, and no waiting in its way.
+
+    Making a trigger waits for open writers, and whoever writes next waits behind it. So the wait is
+    cut short, and tried again after a pause in which the others go on.
+
+    :param lock_timeout: milliseconds to wait for a table, and so to keep others waiting.
+    :param attempts: how often to try each table.
+    :param progress: called with a line for each table, and for each attempt that gave up.
+    :raises TableBusyError: if a table stayed busy; those before it are installed.
+    """
+    with engine.begin() as connection:
+        install_trail(connection, trail, anew=True)
+    for table in tables:
+        for attempt in range(1, attempts + 1):
+            try:
+                with engine.begin() as connection:
+                    connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(lock_timeout)}"))
+                    install_tables(connection, [table])
+            except sa.exc.OperationalError as error:
+                if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                    raise
+                if attempt == attempts:
+                    raise TableBusyError(
+                        f"{table.regclass} was busy in {attempts} attempts: end the transactions "
+                        "that hold it (pg_stat_activity shows them), and install again."
+                    ) from error
+                progress(f"{table.regclass}: busy, attempt {attempt} of {attempts}")
+                time.sleep(lock_timeout / 1000)
+            else:
+                progress(f"{table.regclass}: tracked")
+                break
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about the installation that is not as it should be.
@@ -126,7 +192,10 @@ class Finding:
         return asdict(self)
 
 
+_AGAIN = "Install the trail again: flask audit install."
 _REMEDIES = {
+    "grant": "Take it away: REVOKE … FROM …, or flask audit grant --role ….",
+    "append_only": _AGAIN,
     "missing": "Create the table, or stop tracking it.",
     "order": "Rename that trigger, so that ours comes last.",
     "owner": "Let the owner of the trail install it: flask audit grant --owner ….",
@@ -145,17 +214,21 @@ def check(
     """
     if not is_installed(connection, trail):
         raise not_installed(trail.schema_name)
-    check_table = getattr(sa.func, trail.schema_name).check_table
-    findings = []
+    functions = getattr(sa.func, trail.schema_name)
+    findings = _check_functions(connection, trail)
+    if any(finding.code == "missing" for finding in findings):
+        return tuple(findings)  # an older version: what would tell more is not there
+    columns = ("code", "relation", "message")
+    for row in connection.execute(sa.select(functions.check_trail().table_valued(*columns))):
+        remedy = _REMEDIES.get(row.code, "")
+        findings.append(Finding(row.code, row.relation, row.message, remedy))
     for table in tables:
         name = table.regclass
         if not connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": name}):
             findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
             continue
         options = {"exclude": list(table.exclude), **table.options.as_dict()}
-        call = check_table(_regclass(name), _jsonb(options)).table_valued(
-            "code", "relation", "message"
-        )
+        call = functions.check_table(_regclass(name), _jsonb(options)).table_valued(*columns)
         rows = connection.execute(sa.select(call))
         again = f"Track it again: {table.create_sql};"
         findings += [

@@ -292,6 +292,11 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        f"{_ATTRIBUTION}::test_every_way_of_writing_is_attributed"),
     _m("scripts-may-write", _STATEMENTS, 'if word in _CONTROL and ";" not in statement:',
        "if word in _CONTROL:", "unit/test_statements.py::test_a_statement_that_may_write"),
+    _m("own-schema", "sql/own_schema.sql", "IF _schema.rolname <> current_user",
+       "IF false AND _schema.rolname <> current_user",
+       f"{_BYPASS}::test_the_schema_is_prepared_by_somebody_else"),
+    _m("own-objects", "sql/own_schema.sql", "IF FOUND THEN", "IF false THEN",
+       f"{_BYPASS}::test_the_schema_is_prepared_by_somebody_else"),
     _m("other-databases", "install.py", 'if dialect.name != "postgresql":', "if False:",
        f"{_ERRORS}::test_another_database_system"),
 )

@@ -20,6 +20,7 @@ INSTALLERS: Sequence[str] = (
     "audit_table.sql",
     "check.sql",
     "append_only.sql",
+    "check_trail.sql",
     "roles.sql",
 )
 """What starts and stops the tracking of a table, and what keeps the trail as it is."""

@@ -284,6 +284,9 @@ def test_a_restore_of_the_data_only(
             assert any(finding.startswith("trigger") for finding in findings(copy))
             copy.track("article")
             assert findings(copy) == []
+            for table in ("activity", "transaction"):
+                copy.run(f"ALTER TABLE audit.{table} ENABLE ALWAYS TRIGGER append_only")
+            assert copy.value("SELECT count(*) FROM pg_trigger WHERE tgenabled <> 'A'") == 0
             copy.run("INSERT INTO article VALUES (4, 'four', 4)")
             assert len(copy.changes()) == len(article.changes()) + 1
         finally:
