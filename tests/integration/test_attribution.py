@@ -311,6 +311,23 @@ def test_threads_have_contexts_of_their_own(world: World) -> None:
     assert world.actors() == [("thread", None)]
 
 
+def test_greenlets_have_contexts_of_their_own(world: World) -> None:
+    greenlet = pytest.importorskip("greenlet")
+
+    def work(name: str) -> None:
+        with world.app.app_context(), world.logger.context(actor_id=name):
+            greenlet.getcurrent().parent.switch()  # another one runs meanwhile
+            with world.db.engine.begin() as connection:
+                connection.execute(sa.text(f"INSERT INTO article (name) VALUES ('{name}')"))
+
+    first, second = greenlet.greenlet(work), greenlet.greenlet(work)
+    first.switch("ada")
+    second.switch("bo")
+    first.switch()
+    second.switch()
+    assert world.actors() == [("ada", "ada"), ("bo", "bo")]
+
+
 def test_autocommit_is_attributed(world: World) -> None:
     with world.app.app_context(), world.logger.context(actor_id="ada"):
         with world.db.engine.connect().execution_options(

@@ -182,6 +182,22 @@ def test_the_last_row_of_a_page_has_its_difference(site: Site) -> None:
     assert isinstance(last, Node)
 
 
+def test_a_timeline_tolerates_changes_in_an_odd_order(site: Site) -> None:
+    """A trigger of the user's updates its own row: its change is recorded before the outer one."""
+    with site.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN UPDATE article SET price = 1 WHERE id = NEW.id; RETURN NULL; END';"
+            "CREATE TRIGGER again AFTER INSERT ON article FOR EACH ROW EXECUTE FUNCTION again()"
+        )
+    site.write("INSERT INTO article (id, title) VALUES (1, 'x')")
+    page = site.get("/audit/records/public/article/1")
+    assert "exists" in page.words
+    assert page.words.count("Created") == page.words.count("Updated") == 1
+    for number in (1, 2):
+        site.get(f"/audit/activities/{number}")
+
+
 def test_an_address_with_a_hostile_table_filter_is_escaped(site: Site) -> None:
     page = site.client.get("/audit/?table=" + quote("<script>alert(1)</script>"))
     assert "<script>alert" not in page.text
