@@ -228,6 +228,26 @@ def test_a_suspension_of_the_same_number(restored: Trail) -> None:
     assert restored.changes()[-1].object_id == "200"
 
 
+def test_types_get_other_numbers(article: Trail, younger: Server, tmp_path: Path) -> None:
+    """The application's own types have other oids in the restored database."""
+    article.script(
+        "CREATE TYPE mood AS ENUM ('ok', 'bad'); ALTER TABLE article ADD COLUMN mood mood;"
+        "INSERT INTO article VALUES (1, 'x', 1, 'ok')"
+    )
+    article.track("article")
+    file = dump(article, tmp_path)
+    with younger.database() as url:
+        restore_plain(file, url)
+        copy = Trail(url)
+        try:
+            copy.run("UPDATE article SET mood = 'bad'")
+            assert copy.changes()[-1].changed == {"mood": "bad"}
+            if version(url) == version(article.url):
+                assert findings(copy) == []
+        finally:
+            copy.close()
+
+
 def test_a_column_was_dropped_before_the_dump(
     article: Trail, younger: Server, tmp_path: Path
 ) -> None:
