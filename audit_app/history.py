@@ -393,14 +393,13 @@ def scanned(
     *,
     before: Cursor | None = None,
     after: Cursor | None = None,
-    scan: int = SCAN,
 ) -> sa.Select[Any]:
     """Return the query for where the search of :func:`feed` ended.
 
-    One row: ``issued_at``, ``id``, ``position``; a position of ``scan`` means that there may be
+    One row: ``issued_at``, ``id``, ``position``; a position of :data:`SCAN` means that there may be
     more beyond. No row if there was nothing to look at.
     """
-    seen = _candidates(transaction, filters, before=before, after=after, limit=scan).subquery(
+    seen = _candidates(transaction, filters, before=before, after=after, limit=SCAN).subquery(
         "seen"
     )
     order = _order(seen.c.t_issued_at, seen.c.t_id, forward=after is not None)

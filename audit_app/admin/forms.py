@@ -164,7 +164,9 @@ def filtering(
         raise InvalidFilterError
     names = _table_names(tables)
     given["table"] = next(
-        (key for key, pair in names.items() if given["table"] in {key, pair[1]}), given["table"]
+        # A name that several schemas have is the one in public.
+        (key for key, pair in names.items() if given["table"] in _spellings(key, pair)),
+        given["table"],
     )
     form = FilterForm(data=_data(given))
     form.table.choices = [("", _("All tables")), *((key, key) for key in names)]
@@ -212,6 +214,11 @@ def _table_names(tables: Sequence[tuple[str, str]]) -> dict[str, tuple[str, str]
         name if times.count(name) == 1 else f"{schema}.{name}": (schema, name)
         for schema, name in sorted(tables, key=lambda pair: (pair[1], pair[0]))
     }
+
+
+def _spellings(key: str, pair: tuple[str, str]) -> set[str]:
+    schema, name = pair
+    return {key, f"{schema}.{name}"} | ({name} if schema == "public" else set())
 
 
 def _zone(

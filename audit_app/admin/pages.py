@@ -136,6 +136,8 @@ class Record:
 
 def key_text(key: str) -> str:
     """Return an identity as people write it: ``GB, GBP`` for a key of two columns."""
+    if not key:
+        return "“”"  # an empty text is a key like any other, and a link needs something to click on
     if key.startswith("["):
         try:
             parts = json.loads(key)

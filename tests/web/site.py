@@ -265,4 +265,4 @@ class Page(Node):
 
     def transactions(self) -> list[str]:
         """Return the addresses of the transactions that a feed shows, in their order."""
-        return [node.attributes["href"] for node in self.all("a", "au-tx")]
+        return [node.attributes["href"].partition("?")[0] for node in self.all("a", "au-tx")]
