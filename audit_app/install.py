@@ -197,7 +197,7 @@ _REMEDIES = {
     "grant": "Take it away: REVOKE … FROM …, or flask audit grant --role ….",
     "append_only": _AGAIN,
     "missing": "Create the table, or stop tracking it.",
-    "order": "Rename that trigger, so that ours comes last.",
+    "order": "Rename that trigger, so that ours comes first and records causes before effects.",
     "owner": "Let the owner of the trail install it: flask audit grant --owner ….",
     "child": "Track the child too: it needs a primary key and audit_table().",
     "subscription": "Track it with __versioned__ = {'level': 'row'}.",

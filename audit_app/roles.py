@@ -111,6 +111,6 @@ def _tables_of(connection: sa.Connection, schema_name: str, role: str) -> list[s
         "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) FROM pg_trigger t "
         "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace "
         "JOIN pg_class c ON c.oid = t.tgrelid WHERE n.nspname = :schema "
-        "AND t.tgname LIKE 'zzz_audit_%' AND pg_has_role(:role, c.relowner, 'MEMBER') ORDER BY 1"
+        "AND p.proname LIKE 'capture_%' AND pg_has_role(:role, c.relowner, 'MEMBER') ORDER BY 1"
     )
     return list(connection.scalars(query, {"schema": schema_name, "role": role}))

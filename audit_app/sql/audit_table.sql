@@ -1,3 +1,32 @@
+-- The names of the triggers. An AFTER trigger fires in the order of the names: ours come first, so that
+-- what another trigger of the table writes is recorded after what made it fire.
+CREATE OR REPLACE FUNCTION @schema@.trigger_name(verb text)
+RETURNS text
+LANGUAGE sql
+IMMUTABLE
+AS $function$
+    SELECT pg_catalog.concat('00_audit_', pg_catalog.lower(verb))
+$function$;
+
+-- What a capture function fixes, as the catalog keeps it: where names are looked up; the output settings,
+-- so that a client's own do not change what is stored; and what a condition means.
+CREATE OR REPLACE FUNCTION @schema@.capture_settings(options jsonb)
+RETURNS text[]
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT ARRAY[
+        'search_path=pg_catalog, pg_temp', 'TimeZone=UTC', 'DateStyle=ISO, YMD', 'IntervalStyle=postgres',
+        'bytea_output=hex', 'extra_float_digits=1', 'lc_monetary=C'
+    ] || CASE
+        WHEN options ? 'when' THEN ARRAY[
+            'standard_conforming_strings=on', 'transform_null_equals=off', 'array_nulls=on'
+        ]
+        ELSE ARRAY[]::text[]
+    END
+$function$;
+
 -- Start to track a table, or bring its triggers up to date: safe to call again.
 --
 -- It works with the rights of its caller, who must own the table and be a member of the role that
@@ -69,7 +98,7 @@ BEGIN
     FROM pg_trigger AS t
     JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE t.tgrelid IN (SELECT target_table UNION SELECT p.relid FROM pg_partition_tree(target_table) AS p)
-      AND t.tgname IN ('zzz_audit_insert', 'zzz_audit_update', 'zzz_audit_delete', 'zzz_audit_truncate')
+      AND starts_with(t.tgname, @schema@.trigger_name(''))
       AND (p.pronamespace <> _schema OR NOT starts_with(p.proname, 'capture_'));
     IF FOUND THEN
         RAISE duplicate_object USING
@@ -83,12 +112,20 @@ BEGIN
         SELECT FROM pg_proc AS p
         WHERE p.pronamespace = _schema AND p.proname = _function AND p.prosrc = _body
     ) THEN
-        -- The output settings are fixed, so that a client's own do not change what is stored.
         EXECUTE concat(
             'CREATE OR REPLACE FUNCTION @schema@.', quote_ident(_function), '() RETURNS trigger ',
-            'LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ',
-            'SET "TimeZone" = ''UTC'' SET "DateStyle" = ''ISO, YMD'' SET "IntervalStyle" = ''postgres'' ',
-            'SET bytea_output = ''hex'' SET extra_float_digits = 1 SET lc_monetary = ''C'' ',
+            'LANGUAGE plpgsql SECURITY DEFINER ',
+            (
+                SELECT string_agg(concat(
+                    'SET ', quote_ident(split_part(c.setting, '=', 1)), ' = ',
+                    CASE
+                        -- A list of names, which quotes would make one name.
+                        WHEN starts_with(c.setting, 'search_path=') THEN split_part(c.setting, '=', 2)
+                        ELSE quote_literal(split_part(c.setting, '=', 2))
+                    END, ' '
+                ), '' ORDER BY c.ordinal)
+                FROM unnest(@schema@.capture_settings(options)) WITH ORDINALITY AS c (setting, ordinal)
+            ),
             'AS ', quote_literal(_body)
         );
         EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), '() FROM PUBLIC');
@@ -114,7 +151,7 @@ BEGIN
         ORDER BY 1
     LOOP
         FOREACH _verb IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
-            _trigger := concat('zzz_audit_', lower(_verb));
+            _trigger := @schema@.trigger_name(_verb);
             _is_wanted := NOT options ? 'on' OR options -> 'on' ? lower(_verb);
             SELECT
                 p.pronamespace = _schema AND p.proname = _function AND t.tgenabled = 'A' AS is_current,
@@ -127,14 +164,14 @@ BEGIN
             IF FOUND AND NOT _existing.is_inherited
                 AND (NOT _is_wanted OR _existing.is_row <> (_is_row AND _verb <> 'TRUNCATE'))
             THEN
-                EXECUTE concat('DROP TRIGGER ', _trigger, ' ON ', _part);
+                EXECUTE concat('DROP TRIGGER ', quote_ident(_trigger), ' ON ', _part);
                 _existing.is_current := false;
             END IF;
             CONTINUE WHEN NOT _is_wanted
                 OR coalesce(_existing.is_current, false)
                 OR (_is_row AND _verb <> 'TRUNCATE' AND _part <> target_table);
             EXECUTE concat(
-                'CREATE OR REPLACE TRIGGER ', _trigger,
+                'CREATE OR REPLACE TRIGGER ', quote_ident(_trigger),
                 CASE _verb WHEN 'TRUNCATE' THEN ' BEFORE ' ELSE ' AFTER ' END, _verb, ' ON ', _part,
                 CASE
                     WHEN _is_row AND _verb <> 'TRUNCATE' THEN ' FOR EACH ROW'
@@ -146,7 +183,20 @@ BEGIN
                 ' EXECUTE FUNCTION @schema@.', quote_ident(_function), '()'
             );
             -- ALWAYS: also for sessions that apply or restore with session_replication_role.
-            EXECUTE concat('ALTER TABLE ', _part, ' ENABLE ALWAYS TRIGGER ', _trigger);
+            EXECUTE concat('ALTER TABLE ', _part, ' ENABLE ALWAYS TRIGGER ', quote_ident(_trigger));
+        END LOOP;
+        -- An older version of this function gave other names; a change must not be recorded twice.
+        FOR _existing IN
+            SELECT t.tgname
+            FROM pg_trigger AS t
+            JOIN pg_proc AS p ON p.oid = t.tgfoid
+            WHERE t.tgrelid = _part
+              AND p.pronamespace = _schema
+              AND starts_with(p.proname, 'capture_')
+              AND t.tgparentid = 0
+              AND NOT starts_with(t.tgname, @schema@.trigger_name(''))
+        LOOP
+            EXECUTE concat('DROP TRIGGER ', quote_ident(_existing.tgname), ' ON ', _part);
         END LOOP;
     END LOOP;
 END
@@ -198,6 +248,22 @@ BEGIN
                 HINT = concat('Correct the name, or leave it out of ', _option, '.');
         END IF;
     END LOOP;
+    -- A record without its identity has no history; and the identity is stored in clear.
+    SELECT o.key, c.name INTO _option, _column
+    FROM (VALUES ('exclude', options -> 'exclude'), ('mask', options -> 'mask')) AS o (key, value)
+    CROSS JOIN LATERAL jsonb_array_elements_text(o.value) AS c (name)
+    JOIN pg_index AS i ON i.indrelid = target_table AND i.indisprimary
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = c.name;
+    IF FOUND THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = concat(target_table, ': the column ', quote_ident(_column), ' in ', _option, ' belongs to the primary key'),
+            HINT = 'The identity of a record is always stored: leave the column out of the option.';
+    END IF;
+    IF NOT EXISTS (SELECT FROM @schema@.captured_columns(target_table, options, NULL) AS c WHERE c.is_stored) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = concat(target_table, ': no column is left to store'),
+            HINT = 'Exclude less, or do not track the table.';
+    END IF;
     IF options ? 'when' AND @schema@.condition_expression(target_table, 'UPDATE', options) = '' THEN
         RAISE invalid_parameter_value USING
             MESSAGE = concat(target_table, ': the condition ', options ->> 'when', ' does not fit the table'),
@@ -229,15 +295,16 @@ BEGIN
     FROM pg_trigger AS t
     JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE t.tgrelid = target_table
-      AND t.tgname = 'zzz_audit_insert'
       AND p.pronamespace = '@schema@'::regnamespace
+      AND starts_with(p.proname, 'capture_')
       -- A partition that was detached shares the function of the table that it came from.
       AND NOT EXISTS (
           SELECT FROM pg_trigger AS other
           WHERE other.tgfoid = t.tgfoid
             AND other.tgrelid <> target_table
             AND NOT other.tgrelid IN (SELECT part.relid FROM pg_partition_tree(target_table) AS part)
-      );
+      )
+    LIMIT 1;
     IF FOUND THEN
         RETURN _name;
     END IF;
@@ -277,7 +344,9 @@ BEGIN
         JOIN pg_proc AS p ON p.oid = t.tgfoid
         WHERE t.tgrelid IN (SELECT target_table UNION SELECT part.relid FROM pg_partition_tree(target_table) AS part)
           AND p.pronamespace = '@schema@'::regnamespace
-          AND t.tgname IN ('zzz_audit_insert', 'zzz_audit_update', 'zzz_audit_delete', 'zzz_audit_truncate')
+          AND starts_with(p.proname, 'capture_')
+          -- It goes with the one that it was handed down from.
+          AND t.tgparentid = 0
     LOOP
         EXECUTE concat('DROP TRIGGER ', quote_ident(_row.tgname), ' ON ', _row.relation);
     END LOOP;

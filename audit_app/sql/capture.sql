@@ -19,9 +19,9 @@ AS $function$
     )
 $function$;
 
--- Is there a json anywhere inside of this type?
-CREATE OR REPLACE FUNCTION @schema@.holds_json(type oid)
-RETURNS boolean
+-- A type and all that it consists of: a domain's base, an array's elements, a composite's fields.
+CREATE OR REPLACE FUNCTION @schema@.parts_of(type oid)
+RETURNS SETOF oid
 LANGUAGE sql
 STABLE
 AS $function$
@@ -41,7 +41,16 @@ AS $function$
             WHERE a.attrelid = t.typrelid AND t.typtype = 'c' AND a.attnum > 0 AND NOT a.attisdropped
         ) AS inner_type (oid)
     )
-    SELECT EXISTS (SELECT FROM part WHERE part.oid = 'pg_catalog.json'::regtype)
+    SELECT part.oid FROM part
+$function$;
+
+-- Is there a json anywhere inside of this type?
+CREATE OR REPLACE FUNCTION @schema@.holds_json(type oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT 'pg_catalog.json'::regtype IN (SELECT part.oid FROM @schema@.parts_of(type) AS part (oid))
 $function$;
 
 -- A JSON object from names and expressions.
@@ -120,13 +129,31 @@ AS $function$
     FROM unnest(names, columns, expressions) WITH ORDINALITY AS f (name, "column", expression, ordinal)
 $function$;
 
+-- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
+-- owner can make, and they would call it with the rights of the trail's owner.
+CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT NOT EXISTS (
+        SELECT
+        FROM @schema@.parts_of(type) AS part (oid)
+        JOIN pg_catalog.pg_type AS t ON t.oid = part.oid
+        JOIN pg_catalog.pg_roles AS o ON o.oid = t.typowner
+        WHERE t.oid >= 16384
+          AND NOT o.rolsuper
+          AND t.typowner <> (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = @schema_literal@)
+    )
+$function$;
+
 -- A text type without a bound of its own.
 CREATE OR REPLACE FUNCTION @schema@.is_long_text(type oid, typmod int)
 RETURNS boolean
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT t.typcategory = 'S' AND t.typlen = -1 AND typmod = -1
+    SELECT t.typcategory = 'S' AND t.typlen = -1 AND typmod = -1 AND @schema@.is_trusted(type)
     FROM pg_catalog.pg_type AS t
     WHERE t.oid = type
 $function$;
@@ -138,6 +165,13 @@ LANGUAGE sql
 STABLE
 AS $function$
     SELECT CASE
+        -- concat() knows no casts, only the types' own output. An array's text is that of an array of
+        -- texts, too.
+        WHEN NOT @schema@.is_trusted(type) THEN concat(
+            'CASE WHEN ', reference, ' IS DISTINCT FROM NULL THEN to_jsonb(concat(', reference, ')',
+            CASE WHEN (SELECT t.typcategory = 'A' FROM pg_catalog.pg_type AS t WHERE t.oid = type) THEN '::text[]' END,
+            ') END'
+        )
         WHEN type = 'json'::regtype AND current_setting('server_version_num')::int >= 160000 THEN concat(
             'CASE WHEN pg_input_is_valid(', reference, '::text, ''jsonb'')',
             ' THEN to_jsonb(', reference, ') ELSE to_jsonb(', reference, '::text) END'
@@ -193,24 +227,33 @@ AS $function$
     SELECT EXISTS (SELECT FROM base WHERE base.oid IN ('json'::regtype, 'jsonb'::regtype))
 $function$;
 
+-- A value as text, without a cast where somebody else may have made it.
+CREATE OR REPLACE FUNCTION @schema@.text_expression(reference text, type oid)
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT CASE WHEN type < 16384 THEN concat(reference, '::text') ELSE concat('concat(', reference, ')') END
+$function$;
+
 -- The identity of a row, over the derived table's alias.
 CREATE OR REPLACE FUNCTION @schema@.key_expression(target oid, alias text)
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    -- Only a text may be longer than an index entry can be.
     SELECT CASE
         WHEN count(*) = 0 THEN 'NULL::text'
         WHEN count(*) > 1 THEN concat(
             '@schema@.object_id(jsonb_build_array(',
-            string_agg(concat(alias, '.c', a.attnum, '::text'), ', ' ORDER BY k.ordinal),
+            string_agg(@schema@.text_expression(concat(alias, '.c', a.attnum), a.atttypid), ', ' ORDER BY k.ordinal),
             ')::text)'
         )
-        WHEN bool_or(t.typlen = -1 AND t.typcategory <> 'N') THEN concat(
-            '@schema@.object_id(', alias, '.c', max(a.attnum), '::text)'
+        -- Of what has no fixed length, a value may be longer than an index entry can be.
+        WHEN bool_or(t.typlen = -1) THEN concat(
+            '@schema@.object_id(', max(@schema@.text_expression(concat(alias, '.c', a.attnum), a.atttypid)), ')'
         )
-        ELSE concat(alias, '.c', max(a.attnum), '::text')
+        ELSE max(@schema@.text_expression(concat(alias, '.c', a.attnum), a.atttypid))
     END
     FROM pg_catalog.pg_index AS i
     CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, ordinal)
@@ -292,7 +335,7 @@ STABLE
 AS $function$
 #variable_conflict use_variable
 DECLARE
-    _nulls text;
+    _condition constant text := options ->> 'when';
     _old text;
     _new text;
 BEGIN
@@ -300,23 +343,34 @@ BEGIN
         RETURN '';
     END IF;
     SELECT
-        string_agg(concat('NULL::', format_type(a.atttypid, a.atttypmod), ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum),
         string_agg(concat('o.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum),
         string_agg(concat('n.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum)
-    INTO _nulls, _old, _new
+    INTO _old, _new
     FROM pg_attribute AS a
     WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped;
     BEGIN
+        -- Planned, and never run: nothing of the condition is evaluated here.
         EXECUTE concat(
-            'SELECT FROM (SELECT ', _nulls, ') AS old, (SELECT ', _nulls, ') AS new WHERE (', options ->> 'when', ')'
+            'SELECT FROM (SELECT * FROM ', target::regclass, ') AS old, (SELECT * FROM ', target::regclass,
+            ') AS new WHERE (', _condition, ') AND false'
         );
     EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN
         RETURN '';
     END;
+    -- The row that is not there is one without a match, and not NULLs that are cast to the columns' types:
+    -- that would ask for rights on the types' schemas, and call what their owners made.
     RETURN concat(
-        E'\nAND (SELECT (', options ->> 'when', ') FROM (SELECT ',
-        CASE operation WHEN 'INSERT' THEN _nulls ELSE _old END, ') AS old, (SELECT ',
-        CASE operation WHEN 'DELETE' THEN _nulls ELSE _new END, ') AS new)'
+        E'\nAND (SELECT (', _condition, ') FROM ',
+        CASE operation
+            WHEN 'INSERT' THEN concat(
+                '(SELECT ', _new, ') AS new LEFT JOIN (SELECT ', _new, ' WHERE false) AS old ON true'
+            )
+            WHEN 'DELETE' THEN concat(
+                '(SELECT ', _old, ') AS old LEFT JOIN (SELECT ', _old, ' WHERE false) AS new ON true'
+            )
+            ELSE concat('(SELECT ', _old, ') AS old, (SELECT ', _new, ') AS new')
+        END,
+        ')'
     );
 END
 $function$;
@@ -466,7 +520,7 @@ BEGIN
         -- Old and new rows pair by their position. A FULL JOIN, because the plan of an inner join,
         -- made when the session updated single rows, is quadratic for the next bulk update.
         WHEN 'UPDATE' THEN concat(
-            _head, '''update'', ', _old_key, ', nullif(', _new_key, ', ', _old_key, '), ', _old, ', ', _changed,
+            _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
             E'\nFROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS o',
             E'\nFULL JOIN (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS n USING (ordinal)',
             E'\nWHERE ', _differs, _condition
@@ -478,8 +532,8 @@ BEGIN
             'object_id, NULL, ',
             'CASE WHEN o.ordinal IS NOT NULL THEN ', _old, ' END, ',
             'CASE WHEN o.ordinal IS NULL THEN ', _new, ' WHEN n.ordinal IS NOT NULL THEN ', _changed, ' END',
-            E'\nFROM (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS r) AS o',
-            E'\nFULL JOIN (SELECT r.*, ', _row_key, ' AS object_id FROM (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS r) AS n',
+            E'\nFROM (SELECT r.*, ', _row_key, ' COLLATE "C" AS object_id FROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS r) AS o',
+            E'\nFULL JOIN (SELECT r.*, ', _row_key, ' COLLATE "C" AS object_id FROM (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS r) AS n',
             E' USING (object_id)\nWHERE (o.ordinal IS NULL OR n.ordinal IS NULL OR ', _differs, ')', _condition
         )
     END;
@@ -492,15 +546,19 @@ RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT left(
-        CASE
-            WHEN starts_with(q.text, 'SELECT pg_catalog.set_config(''audit_app.context''')
-                THEN substr(q.text, strpos(q.text, E';\n') + 2)
-            ELSE q.text
-        END,
-        100000
-    )
-    FROM current_query() AS q (text)
+    -- Exactly what the extension sends, and one literal within it: anything else stays to be seen. Of a
+    -- long text the beginning and the end, so that a comment cannot push the statement out.
+    SELECT CASE
+        WHEN length(s.text) <= 100000 THEN s.text
+        ELSE concat(left(s.text, 50000), ' … ', right(s.text, 50000))
+    END
+    FROM (
+        SELECT regexp_replace(
+            current_query(),
+            '^SELECT pg_catalog\.set_config\(''audit_app\.context'', E?''([^''\\]|''''|\\.)*'', true\);\n',
+            ''
+        )
+    ) AS s (text)
 $function$;
 
 -- The trail could not be written, and the options say that the business write goes on.
@@ -519,8 +577,13 @@ BEGIN
         schema_name, table_name, 'gap',
         jsonb_build_object('operation', lower(operation), 'sqlstate', error_state, 'message', error_message)
     );
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION
+    -- The session made its transaction read-only in the middle of its own write. That is no fault of the
+    -- trail's, and a way around it.
+    WHEN read_only_sql_transaction THEN
+        RAISE;
     -- Nothing can be written at all: the server's log is what remains.
+    WHEN OTHERS THEN
     RAISE WARNING USING MESSAGE = concat(
         'audit trail: ', lower(operation), ' on ', schema_name, '.', table_name, ' was not recorded: ', error_message
     );
@@ -608,7 +671,11 @@ BEGIN
 ', _case, E'    END CASE;
 ',
         CASE WHEN _degrades THEN E'    EXCEPTION WHEN OTHERS THEN
-        PERFORM @schema@.record_gap(TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE, SQLERRM);
+        PERFORM @schema@.record_gap(
+            TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE,
+            -- A message may quote a value that must not be stored.
+            CASE WHEN _options -> ''exclude'' = ''[]'' AND NOT _options ?| ARRAY[''include'', ''mask''] THEN SQLERRM END
+        );
     END;
 ' END,
         E'    RETURN NULL;
@@ -630,6 +697,7 @@ DECLARE
         SELECT sum(pg_relation_size(p.relid)) FROM pg_partition_tree(target) AS p
     );
     _readable boolean := has_table_privilege(target, 'SELECT')
+        AND has_schema_privilege((SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target), 'USAGE')
         AND NOT row_security_active(target);
 BEGIN
     -- TRUNCATE of a partitioned table fires the partitions' triggers too, after its own.
@@ -642,6 +710,12 @@ BEGIN
               SELECT above.relid FROM pg_partition_ancestors(target) AS above (relid) WHERE above.relid <> target
           )
           AND a.issued_at = statement_timestamp()
+          -- Nothing was written since: a function can truncate twice in one statement of the client's.
+          AND NOT EXISTS (
+              SELECT
+              FROM @schema@.activity AS later
+              WHERE later.transaction_id = a.transaction_id AND later.id > a.id AND later.verb <> 'truncate'
+          )
     ) THEN
         RETURN;
     END IF;

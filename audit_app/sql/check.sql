@@ -21,7 +21,7 @@ BEGIN
     INTO _function
     FROM pg_trigger AS t
     JOIN pg_proc AS p ON p.oid = t.tgfoid
-    WHERE t.tgrelid = target_table AND starts_with(t.tgname, 'zzz_audit_') AND p.pronamespace = _schema
+    WHERE t.tgrelid = target_table AND starts_with(p.proname, 'capture_') AND p.pronamespace = _schema
     LIMIT 1;
     IF NOT FOUND THEN
         RETURN QUERY SELECT 'untracked', target_table::text, 'has no trigger of the trail';
@@ -37,9 +37,9 @@ BEGIN
         RETURN QUERY SELECT 'drift', target_table::text,
             'was altered after its capture function was made, or the function was: changes are recorded by a slower way';
     END IF;
-    IF NOT _function.prosecdef OR NOT 'search_path=pg_catalog, pg_temp' = ANY (_function.proconfig) THEN
+    IF NOT _function.prosecdef OR _function.proconfig IS DISTINCT FROM @schema@.capture_settings(_options) THEN
         RETURN QUERY SELECT 'function', target_table::text,
-            'has a capture function without SECURITY DEFINER or without its search_path';
+            'has a capture function without SECURITY DEFINER or with other settings than ours';
     END IF;
     IF _function.proowner <> (SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = _schema) THEN
         RETURN QUERY SELECT 'owner', target_table::text, 'has a capture function that does not belong to the owner of the trail';
@@ -63,12 +63,24 @@ BEGIN
                 SELECT
                 FROM pg_trigger AS t
                 WHERE t.tgrelid = _part
-                  AND t.tgname = concat('zzz_audit_', _verb)
+                  AND t.tgname = @schema@.trigger_name(_verb)
                   AND t.tgfoid = _function.oid
                   AND t.tgenabled = 'A'
             );
         END LOOP;
     END LOOP;
+
+    -- CREATE OR REPLACE TRIGGER wants no more than TRIGGER, and is enough to switch the capture off; with
+    -- REFERENCES a cascade runs a function of somebody else's in the middle of a statement.
+    RETURN QUERY
+    SELECT 'privilege', c.oid::regclass::text, concat(
+        a.privilege_type, ' is granted to ', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END
+    )
+    FROM pg_class AS c
+    CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+    WHERE (c.oid = target_table OR c.oid IN (SELECT p.relid FROM pg_partition_tree(target_table) AS p))
+      AND a.grantee <> c.relowner
+      AND a.privilege_type IN ('TRIGGER', 'REFERENCES');
 
     -- A write to a child of old inheritance fires the child's triggers only.
     RETURN QUERY
@@ -81,7 +93,7 @@ BEGIN
           SELECT
           FROM pg_trigger AS t
           JOIN pg_proc AS p ON p.oid = t.tgfoid
-          WHERE t.tgrelid = i.inhrelid AND starts_with(t.tgname, 'zzz_audit_') AND p.pronamespace = _schema
+          WHERE t.tgrelid = i.inhrelid AND starts_with(p.proname, 'capture_') AND p.pronamespace = _schema
       );
 
     -- The apply worker of logical replication fires row triggers only.
@@ -91,11 +103,13 @@ BEGIN
     WHERE s.srrelid = target_table AND NOT _is_row;
 
     RETURN QUERY
-    SELECT 'order', target_table::text, concat('has a trigger that fires after ours: ', t.tgname)
+    SELECT 'order', target_table::text, concat('has a trigger that fires before ours: ', t.tgname)
     FROM pg_trigger AS t
     WHERE t.tgrelid = target_table
       AND NOT t.tgisinternal
-      AND t.tgname > 'zzz_audit_update'
-      AND NOT starts_with(t.tgname, 'zzz_audit_');
+      AND t.tgname < @schema@.trigger_name('delete')
+      -- AFTER, and of our level: neither bit 1 (BEFORE) nor bit 6 (INSTEAD) is set, and bit 0 means ROW.
+      AND t.tgtype & 66 = 0
+      AND (t.tgtype & 1 = 1) = _is_row;
 END
 $function$;

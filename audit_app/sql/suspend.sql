@@ -38,8 +38,9 @@ AS $function$
 DECLARE
     _open text[] := string_to_array(coalesce(current_setting('audit_app.suspension', true), ''), ' ');
 BEGIN
-    -- After a commit inside the block there is nothing left to resume.
-    IF NOT suspension::text = ANY (_open) THEN
+    -- The trail knows what is open; the setting is anybody's. After a commit inside the block there is
+    -- nothing left to resume.
+    IF NOT @schema@.is_open(suspension) THEN
         RETURN;
     END IF;
     INSERT INTO @schema@.activity (
@@ -56,8 +57,8 @@ BEGIN
 END
 $function$;
 
--- Asked by the capture functions only where the setting is not empty.
-CREATE OR REPLACE FUNCTION @schema@.is_suspended()
+-- Was this suspension made by this very transaction, and not resumed?
+CREATE OR REPLACE FUNCTION @schema@.is_open(suspension bigint)
 RETURNS boolean
 LANGUAGE plpgsql
 STABLE
@@ -65,11 +66,10 @@ AS $function$
 BEGIN
     RETURN EXISTS (
         SELECT
-        FROM unnest(string_to_array(pg_catalog.current_setting('audit_app.suspension', true), ' ')) AS open (id)
-        JOIN @schema@.activity AS a
-          ON a.id = CASE WHEN open.id ~ '^[0-9]{1,18}$' THEN open.id::bigint END
+        FROM @schema@.activity AS a
         JOIN @schema@.transaction AS t ON t.id = a.transaction_id
-        WHERE a.verb = 'suspend'
+        WHERE a.id = suspension
+          AND a.verb = 'suspend'
           AND a.native_transaction_id = pg_catalog.pg_current_xact_id()
           AND t.issued_at = pg_catalog.transaction_timestamp()
           AND NOT EXISTS (
@@ -80,6 +80,24 @@ BEGIN
                 AND r.verb = 'resume'
                 AND (r.changed_data ->> 'suspension') = a.id::text
           )
+    );
+END
+$function$;
+
+-- Asked by the capture functions only where the setting is not empty. Nobody nests a hundred of them: a
+-- longer setting was made to slow the writes down.
+CREATE OR REPLACE FUNCTION @schema@.is_suspended()
+RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+AS $function$
+DECLARE
+    _open text := pg_catalog.current_setting('audit_app.suspension', true);
+BEGIN
+    RETURN octet_length(_open) <= 2000 AND EXISTS (
+        SELECT
+        FROM unnest(string_to_array(_open, ' ')) AS open (id)
+        WHERE CASE WHEN open.id ~ '^[0-9]{1,18}$' THEN @schema@.is_open(open.id::bigint) END
     );
 END
 $function$;

@@ -8,6 +8,8 @@ DECLARE
     -- Any role can set these two, to anything. The context is a claim; the memo saves a search.
     _context text := coalesce(pg_catalog.current_setting('audit_app.context', true), '');
     _memo text := coalesce(pg_catalog.current_setting('audit_app.transaction', true), '');
+    -- current_user is the owner of the capture function here.
+    _role text := coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user);
     _id bigint;
     _claims jsonb;
     _client_addr inet;
@@ -19,7 +21,9 @@ BEGIN
         FROM @schema@.transaction AS t
         WHERE t.id = split_part(_memo, ' ', 1)::bigint
           AND t.native_transaction_id = pg_catalog.pg_current_xact_id()
-          AND t.issued_at = pg_catalog.transaction_timestamp();
+          AND t.issued_at = pg_catalog.transaction_timestamp()
+          -- A session that acts under another role from here on gets a row of its own.
+          AND t.role_name = _role;
         IF FOUND THEN
             RETURN _id;
         END IF;
@@ -27,6 +31,9 @@ BEGIN
 
     IF _context <> '' THEN
         BEGIN
+            IF octet_length(_context) > 1000000 THEN
+                RAISE data_exception;  -- ours are at most some thousand characters long
+            END IF;
             _claims := _context::jsonb;
             IF jsonb_typeof(_claims) <> 'object' THEN
                 RAISE data_exception;
@@ -61,8 +68,7 @@ BEGIN
         left(_claims ->> 'actor_label', 500),
         _client_addr,
         session_user,
-        -- current_user is the owner of the capture function here.
-        coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user),
+        _role,
         nullif(pg_catalog.current_setting('application_name', true), ''),
         _claims ->> 'request_id',
         _claims ->> 'method',

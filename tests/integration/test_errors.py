@@ -254,14 +254,14 @@ def test_a_trigger_of_somebody_elses_stays(trail: Trail) -> None:
     trail.script(
         "CREATE TABLE article (id int PRIMARY KEY);"
         "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
-        "CREATE TRIGGER zzz_audit_update AFTER UPDATE ON article EXECUTE FUNCTION theirs()"
+        'CREATE TRIGGER "00_audit_update" AFTER UPDATE ON article EXECUTE FUNCTION theirs()'
     )
-    with pytest.raises(sa.exc.DBAPIError, match=r"zzz_audit_update that is not ours[\s\S]*Rename"):
+    with pytest.raises(sa.exc.DBAPIError, match=r"00_audit_update that is not ours[\s\S]*Rename"):
         trail.track("article")
     assert trail.value(
         "SELECT array_agg(CAST(tgname AS text)) FROM pg_trigger "
         "WHERE tgrelid = CAST('article' AS regclass)"
-    ) == ["zzz_audit_update"]
+    ) == ["00_audit_update"]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_hostile_functions_and_operators(article: Trail, mallory: Trail) -> None
         "SELECT audit.hand_over(current_user)",
         "SELECT nextval('audit.activity_id_seq')",
         "ALTER TABLE article DISABLE TRIGGER ALL",
-        "DROP TRIGGER zzz_audit_update ON article",
+        'DROP TRIGGER "00_audit_update" ON article',
         "ALTER FUNCTION audit.capture_public_article() RENAME TO x",
         "DROP SCHEMA audit CASCADE",
         "CREATE TABLE audit.mine ()",

@@ -114,7 +114,7 @@ def test_a_protected_column_is_renamed_after_a_restore(trail: Trail) -> None:
         # As a dump and restore would number them.
         "CREATE TABLE copy (id int PRIMARY KEY, secret text, name text); DROP TABLE person CASCADE;"
         "ALTER TABLE copy RENAME TO person;"
-        "CREATE TRIGGER zzz_audit_insert AFTER INSERT ON person REFERENCING NEW TABLE AS new_table "
+        'CREATE TRIGGER "00_audit_insert" AFTER INSERT ON person REFERENCING NEW TABLE AS new_table '
         "EXECUTE FUNCTION audit.capture_public_person();"
         "ALTER TABLE person RENAME secret TO password"
     )

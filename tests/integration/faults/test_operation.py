@@ -67,19 +67,19 @@ def test_a_table_that_stays_busy(shop: Trail) -> None:
 
 
 TAMPERING = [
-    ("ALTER TABLE article DISABLE TRIGGER zzz_audit_insert", "trigger"),
-    ("ALTER TABLE article ENABLE TRIGGER zzz_audit_insert", "trigger"),
+    ('ALTER TABLE article DISABLE TRIGGER "00_audit_insert"', "trigger"),
+    ('ALTER TABLE article ENABLE TRIGGER "00_audit_insert"', "trigger"),
     ("ALTER TABLE article DISABLE TRIGGER ALL", "trigger"),
-    ("DROP TRIGGER zzz_audit_delete ON article", "trigger"),
+    ('DROP TRIGGER "00_audit_delete" ON article', "trigger"),
     (
         "CREATE FUNCTION noop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
-        "CREATE OR REPLACE TRIGGER zzz_audit_update AFTER UPDATE ON article EXECUTE FUNCTION noop()",
+        'CREATE OR REPLACE TRIGGER "00_audit_update" AFTER UPDATE ON article EXECUTE FUNCTION noop()',
         "trigger",
     ),
     (
         "CREATE OR REPLACE FUNCTION audit.capture_public_article() RETURNS trigger LANGUAGE plpgsql "
         "SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
-        "drift",
+        "drift function",
     ),
     ("ALTER FUNCTION audit.capture_public_article() SET search_path = public", "function"),
     (
@@ -94,7 +94,7 @@ TAMPERING = [
     ("GRANT EXECUTE ON FUNCTION audit.suspend(text) TO PUBLIC", "grant"),
     ("ALTER TABLE audit.activity DISABLE TRIGGER append_only", "append_only"),
     ("DROP TRIGGER append_only ON audit.transaction", "append_only"),
-    ("CREATE TRIGGER zzzz AFTER UPDATE ON article EXECUTE FUNCTION audit.refuse()", "order"),
+    ('CREATE TRIGGER "000" AFTER UPDATE ON article EXECUTE FUNCTION audit.refuse()', "order"),
 ]
 
 
@@ -107,7 +107,7 @@ def test_check_names_the_tampering(shop: Trail, statements: str, code: str) -> N
     shop.script(statements)
     with shop.engine.connect() as connection:
         found = install.check(connection, shop.logger.trail, [ARTICLE])
-    assert {finding.code for finding in found} == {code}
+    assert {finding.code for finding in found} == set(code.split())
     assert all(finding.message and finding.remedy for finding in found)
     if code in {"grant", "order"}:  # not for us to take away
         return

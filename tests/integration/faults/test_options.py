@@ -183,7 +183,7 @@ def test_wrong_options_are_refused(person: Trail, options: dict[str, Any]) -> No
     with pytest.raises(sa.exc.DBAPIError, match="person"):
         person.track("person", options=options)
     assert person.value("SELECT to_regclass('person') IS NOT NULL")
-    assert person.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'zzz_%'") == 0
+    assert person.value("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '00_audit_%'") == 0
 
 
 def break_the_trail(trail: Trail) -> None:
