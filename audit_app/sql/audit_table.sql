@@ -264,10 +264,23 @@ BEGIN
             MESSAGE = concat(target_table, ': no column is left to store'),
             HINT = 'Exclude less, or do not track the table.';
     END IF;
-    IF options ? 'when' AND @schema@.condition_expression(target_table, 'UPDATE', options) = '' THEN
-        RAISE invalid_parameter_value USING
-            MESSAGE = concat(target_table, ': the condition ', options ->> 'when', ' does not fit the table'),
-            HINT = 'Write it over the columns of OLD and NEW, and name functions with their schema.';
+    IF options ? 'when' THEN
+        SELECT string_agg(concat('r.', quote_ident(a.attname), ' AS c', a.attnum), ', ' ORDER BY a.attnum)
+        INTO _column
+        FROM pg_attribute AS a
+        WHERE a.attrelid = target_table AND a.attnum > 0 AND NOT a.attisdropped;
+        BEGIN
+            -- Planned with the rights of whoever calls, and never run.
+            EXECUTE concat(
+                'SELECT FROM (SELECT ', _column, ' FROM ', target_table, ' AS r) AS o, (SELECT ', _column,
+                ' FROM ', target_table, ' AS r) AS n WHERE false',
+                @schema@.condition_expression(target_table, 'UPDATE', options)
+            );
+        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch OR syntax_error THEN
+            RAISE invalid_parameter_value USING
+                MESSAGE = concat(target_table, ': the condition ', options ->> 'when', ' does not fit the table'),
+                HINT = concat('Write it over the columns of OLD and NEW, and name functions with their schema (', SQLERRM, ').');
+        END;
     END IF;
     IF options @> '{"query_text": true}' AND (options -> 'exclude' <> '[]' OR options ?| ARRAY['mask', 'include']) THEN
         RAISE invalid_parameter_value USING

@@ -130,7 +130,8 @@ AS $function$
 $function$;
 
 -- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
--- owner can make, and they would call it with the rights of the trail's owner.
+-- owner can make, and they would call it with the rights of the trail's owner: so that owner must be one
+-- who has these rights anyway. Of a domain, an array or a composite type only the parts are asked.
 CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
 RETURNS boolean
 LANGUAGE sql
@@ -140,10 +141,14 @@ AS $function$
         SELECT
         FROM @schema@.parts_of(type) AS part (oid)
         JOIN pg_catalog.pg_type AS t ON t.oid = part.oid
-        JOIN pg_catalog.pg_roles AS o ON o.oid = t.typowner
         WHERE t.oid >= 16384
-          AND NOT o.rolsuper
-          AND t.typowner <> (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = @schema_literal@)
+          AND NOT t.typtype IN ('c', 'd')
+          AND t.typcategory <> 'A'
+          AND NOT pg_has_role(
+              t.typowner,
+              (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = @schema_literal@),
+              'MEMBER'
+          )
     )
 $function$;
 
@@ -325,9 +330,20 @@ AS $function$
     LEFT JOIN protected AS p ON p.name = l.name
 $function$;
 
+-- A column as a condition sees it: as text where an operator or a function might find a cast that the
+-- owner of the type made.
+CREATE OR REPLACE FUNCTION @schema@.condition_operand(reference text, type oid)
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT CASE
+        WHEN @schema@.is_trusted(type) THEN reference
+        ELSE concat('CASE WHEN ', reference, ' IS DISTINCT FROM NULL THEN concat(', reference, ') END')
+    END
+$function$;
+
 -- The condition of the option "when", as a filter over the rows o and n; empty without one.
---
--- Where the table was altered so that the condition no longer fits it, everything is recorded.
 CREATE OR REPLACE FUNCTION @schema@.condition_expression(target oid, operation text, options jsonb)
 RETURNS text
 LANGUAGE plpgsql
@@ -343,20 +359,18 @@ BEGIN
         RETURN '';
     END IF;
     SELECT
-        string_agg(concat('o.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum),
-        string_agg(concat('n.c', a.attnum, ' AS ', quote_ident(a.attname)), ', ' ORDER BY a.attnum)
+        string_agg(concat(f.old, ' AS ', f.name), ', ' ORDER BY f.attnum),
+        string_agg(concat(f.new, ' AS ', f.name), ', ' ORDER BY f.attnum)
     INTO _old, _new
-    FROM pg_attribute AS a
-    WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped;
-    BEGIN
-        -- Planned, and never run: nothing of the condition is evaluated here.
-        EXECUTE concat(
-            'SELECT FROM (SELECT * FROM ', target::regclass, ') AS old, (SELECT * FROM ', target::regclass,
-            ') AS new WHERE (', _condition, ') AND false'
-        );
-    EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN
-        RETURN '';
-    END;
+    FROM (
+        SELECT
+            a.attnum,
+            quote_ident(a.attname) AS name,
+            @schema@.condition_operand(concat('o.c', a.attnum), a.atttypid) AS old,
+            @schema@.condition_operand(concat('n.c', a.attnum), a.atttypid) AS new
+        FROM pg_attribute AS a
+        WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS f;
     -- The row that is not there is one without a match, and not NULLs that are cast to the columns' types:
     -- that would ask for rights on the types' schemas, and call what their owners made.
     RETURN concat(
@@ -578,9 +592,9 @@ BEGIN
         jsonb_build_object('operation', lower(operation), 'sqlstate', error_state, 'message', error_message)
     );
 EXCEPTION
-    -- The session made its transaction read-only in the middle of its own write. That is no fault of the
-    -- trail's, and a way around it.
-    WHEN read_only_sql_transaction THEN
+    -- The session made its transaction read-only in the middle of its own write, or used up the stack
+    -- before it. That is no fault of the trail's, and a way around it.
+    WHEN read_only_sql_transaction OR statement_too_complex THEN
         RAISE;
     -- Nothing can be written at all: the server's log is what remains.
     WHEN OTHERS THEN
@@ -610,6 +624,7 @@ DECLARE
     _fingerprint text;
     _case text := '';
     _operation text;
+    _fallback text;
 BEGIN
     SELECT n.nspname AS schema, c.relname AS table INTO _name
     FROM pg_class AS c
@@ -628,6 +643,22 @@ BEGIN
             E';\n'
         );
     END LOOP;
+
+    _fallback := concat(
+        E'        EXECUTE @schema@.capture_statement(
+            TG_RELID, _operation, _options, _installed, ''$1'', ''$2'', ''$3'', ',
+        CASE WHEN _is_row THEN '''(SELECT ($4).*)'', ''(SELECT ($5).*)''' ELSE '''old_table'', ''new_table''' END,
+        E'
+        ) USING TG_RELID, _schema_name, _table_name', CASE WHEN _is_row THEN ', OLD, NEW' END, E';\n'
+    );
+    IF options ? 'when' THEN
+        -- Where the condition no longer fits the table, everything is recorded.
+        _fallback := concat(
+            E'        BEGIN\n', _fallback,
+            E'        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN\n',
+            replace(_fallback, '_options', '_options - ''when'''), E'        END;\n'
+        );
+    END IF;
 
     RETURN concat(
         E'
@@ -660,12 +691,7 @@ BEGIN
         E'    -- Altered by hand? Then with the columns as they are now; the trail stays whole.
     IF (', @schema@.fingerprint_query('TG_RELID'), E')
         IS DISTINCT FROM ', quote_literal(_fingerprint), E' THEN
-        EXECUTE @schema@.capture_statement(
-            TG_RELID, _operation, _options, _installed, ''$1'', ''$2'', ''$3'', ',
-            CASE WHEN _is_row THEN '''(SELECT ($4).*)'', ''(SELECT ($5).*)''' ELSE '''old_table'', ''new_table''' END,
-            E'
-        ) USING TG_RELID, _schema_name, _table_name', CASE WHEN _is_row THEN ', OLD, NEW' END, E';
-        RETURN NULL;
+', _fallback, E'        RETURN NULL;
     END IF;
     CASE _operation
 ', _case, E'    END CASE;

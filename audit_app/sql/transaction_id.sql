@@ -11,15 +11,18 @@ DECLARE
     -- current_user is the owner of the capture function here.
     _role text := coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user);
     _id bigint;
+    _place tid;
     _claims jsonb;
     _client_addr inet;
 BEGIN
-    -- The memo is "<id> <context>". It is believed only if the row it names was made by this very
-    -- transaction: ids repeat in a restored cluster, so the number alone would not do.
-    IF _memo ~ '^[0-9]{1,18} ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
+    -- The memo is "<place> <context>". It is believed only if the row at that place was made by this very
+    -- transaction: ids repeat in a restored cluster, so the number alone would not do. Read by its place
+    -- and not through an index, since a SERIALIZABLE transaction that reads a page of an index conflicts
+    -- with all others that add to it.
+    IF _memo ~ '^\([0-9]{1,9},[0-9]{1,4}\) ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
         SELECT t.id INTO _id
         FROM @schema@.transaction AS t
-        WHERE t.id = split_part(_memo, ' ', 1)::bigint
+        WHERE t.ctid = split_part(_memo, ' ', 1)::tid
           AND t.native_transaction_id = pg_catalog.pg_current_xact_id()
           AND t.issued_at = pg_catalog.transaction_timestamp()
           -- A session that acts under another role from here on gets a row of its own.
@@ -76,9 +79,9 @@ BEGIN
         _claims ->> 'reason',
         _claims -> 'metadata'
     )
-    RETURNING id INTO _id;
+    RETURNING id, ctid INTO _id, _place;
 
-    PERFORM pg_catalog.set_config('audit_app.transaction', concat(_id, ' ', _context), true);
+    PERFORM pg_catalog.set_config('audit_app.transaction', concat(_place, ' ', _context), true);
     RETURN _id;
 END
 $function$;

@@ -28,7 +28,8 @@ BEGIN
     RETURN pg_catalog.to_jsonb(value);
 EXCEPTION
     WHEN data_exception OR program_limit_exceeded OR statement_too_complex THEN
-        RETURN pg_catalog.to_jsonb(value::pg_catalog.text);
+        -- concat() knows no casts: one to text could be anybody's.
+        RETURN pg_catalog.to_jsonb(pg_catalog.concat(value));
 END
 $function$;
 

@@ -40,4 +40,4 @@ def mallory(article: Trail, role: str) -> Iterator[Trail]:
     opened = Trail(url.render_as_string(hide_password=False))
     yield opened
     opened.close()
-    article.script(f'DROP OWNED BY "{role}"')
+    article.script(f'DROP OWNED BY "{role}" CASCADE')

@@ -156,19 +156,6 @@ def test_the_trail_is_out_of_reach(article: Trail, mallory: Trail, statement: st
     assert [c.verb for c in article.changes()] == ["insert"]
 
 
-def test_a_memo_that_names_another_transaction(article: Trail, mallory: Trail) -> None:
-    """The setting that saves a search is pointed at somebody else's transaction row."""
-    with article.logger.context(actor_id="ada"):
-        article.run("INSERT INTO article VALUES (1, 'hers', 1)")
-    (hers,) = article.transactions()
-    with mallory.engine.begin() as connection:
-        connection.exec_driver_sql(
-            f"SELECT set_config('audit_app.transaction', '{hers.id} ', false)"
-        )
-        connection.exec_driver_sql("INSERT INTO article VALUES (2, 'his', 1)")
-    assert [c.actor for c in article.changes()] == ["ada", None]
-
-
 def test_a_forged_suspension(article: Trail, mallory: Trail) -> None:
     """The setting of the suspension names a real suspension: another's, or one that has ended."""
     with article.engine.begin() as connection:

@@ -15,7 +15,8 @@ from tests.trail import Trail
 
 FOREIGN_ROW = (
     "INSERT INTO audit.transaction (native_transaction_id, issued_at, actor_id, session_user_name, "
-    "role_name) VALUES ('1', transaction_timestamp(), 'bo', 'x', 'x') RETURNING id"
+    "role_name) VALUES ('1', transaction_timestamp(), 'bo', current_user, current_user) "
+    "RETURNING id, ctid"
 )
 
 
@@ -54,7 +55,7 @@ def test_a_memo_of_the_same_microsecond(article: Trail) -> None:
     with article.engine.begin() as connection:
         connection.exec_driver_sql(
             f"WITH t AS ({FOREIGN_ROW}) "
-            "SELECT set_config('audit_app.transaction', concat(id, ' '), true) FROM t"
+            "SELECT set_config('audit_app.transaction', concat(ctid, ' '), true) FROM t"
         )
         connection.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
     assert [(c.verb, c.actor) for c in article.changes()] == [("insert", None)]
