@@ -316,8 +316,8 @@ def _needs_arming(connection: sa.Connection, document: str) -> bool:
     if _is_idle(driver):
         # Ended, by whatever means: SQLAlchemy, a script with a COMMIT inside, autocommit.
         info.pop(_ARMED, None)
-    # Even without a context one is sent: somebody may have set another for the whole session, and the
-    # connection came back from the pool with it.
+    # Even without a context one is sent: somebody may have set another for the whole session, and
+    # the connection came back from the pool with it.
     if info.get(_ARMED) == document:
         return False
     info[_ARMED] = document

@@ -21,7 +21,7 @@ class Roles:
     """The names of the database roles.
 
     :ivar owner: gets the trail; is created, without login, if it does not exist.
-    :ivar applications: lose everything in the audit schema.
+    :ivar applications: lose everything in the audit schema, and what could replace its triggers.
     :ivar readers: may read the trail.
     :ivar suspenders: may suspend the capture.
     """
@@ -86,7 +86,16 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
         warnings += [
             f"{role} owns the tracked table {table} and can drop its triggers: "
             f"ALTER TABLE {table} OWNER TO another role"
-            for table in _tables_of(connection, schema_name, role)
+            for table in _owned_tables(connection, schema_name, role)
+        ]
+        # GRANT ALL gives these, and TRIGGER is enough to replace our triggers by others.
+        for table in _replaceable(connection, schema_name, role):
+            statement = f"REVOKE TRIGGER, REFERENCES ON {table} FROM {quote_identifier(role)}"
+            connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+        warnings += [
+            f"{role} has TRIGGER or REFERENCES on the tracked table {table} through another role "
+            f"or PUBLIC: REVOKE TRIGGER, REFERENCES ON {table} FROM that role"
+            for table in _replaceable(connection, schema_name, role)
         ]
     return tuple(warnings)
 
@@ -106,11 +115,23 @@ def _has_role(connection: sa.Connection, role: str, other: str) -> bool:
     return bool(connection.scalar(query, {"role": role, "other": other}))
 
 
-def _tables_of(connection: sa.Connection, schema_name: str, role: str) -> list[str]:
-    query = sa.text(
-        "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) FROM pg_trigger t "
-        "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace "
-        "JOIN pg_class c ON c.oid = t.tgrelid WHERE n.nspname = :schema "
-        "AND p.proname LIKE 'capture_%' AND pg_has_role(:role, c.relowner, 'MEMBER') ORDER BY 1"
-    )
-    return list(connection.scalars(query, {"schema": schema_name, "role": role}))
+_TRACKED = sa.text(
+    "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) AS name, "
+    "pg_has_role(:role, c.relowner, 'MEMBER') AS is_owned, "
+    "has_table_privilege(:role, c.oid, 'TRIGGER, REFERENCES') AS is_replaceable "
+    "FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+    "JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_class c ON c.oid = t.tgrelid "
+    "WHERE n.nspname = :schema AND starts_with(CAST(p.proname AS text), 'capture_') ORDER BY 1"
+)
+
+
+def _owned_tables(connection: sa.Connection, schema_name: str, role: str) -> list[str]:
+    """The tracked tables that ``role`` owns, quoted."""
+    rows = connection.execute(_TRACKED, {"schema": schema_name, "role": role})
+    return [row.name for row in rows if row.is_owned]
+
+
+def _replaceable(connection: sa.Connection, schema_name: str, role: str) -> list[str]:
+    """The tracked tables of others whose triggers ``role`` may replace, quoted."""
+    rows = connection.execute(_TRACKED, {"schema": schema_name, "role": role})
+    return [row.name for row in rows if row.is_replaceable and not row.is_owned]

@@ -198,3 +198,29 @@ def test_check_names_what_is_wrong(trail: Trail, cast: Cast, app: Flask) -> None
 def findings(runner: Any) -> set[str]:
     output = runner.invoke(args=["audit", "check", "--json"]).output
     return {finding["code"] for finding in json.loads(output)}
+
+
+def test_granting_takes_what_could_replace_the_triggers(
+    trail: Trail, cast: Cast, app: Flask
+) -> None:
+    """GRANT ALL holds TRIGGER, by which a role replaces our triggers by its own."""
+    trail.create("CREATE TABLE shop.item (id int PRIMARY KEY, name text)", "shop.item")
+    trail.script(f'GRANT ALL ON shop.item TO "{cast.app}"; GRANT USAGE ON SCHEMA shop TO PUBLIC')
+    assert findings(app.test_cli_runner()) == {"privilege"}
+    result = app.test_cli_runner().invoke(args=["audit", "grant", "--role", cast.app])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert findings(app.test_cli_runner()) == set()
+    application = connect(trail, cast.app)
+    with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+        application.script(
+            "CREATE FUNCTION pg_temp.noop() RETURNS trigger LANGUAGE plpgsql "
+            "AS 'BEGIN RETURN NULL; END';"
+            'CREATE OR REPLACE TRIGGER "00_audit_insert" AFTER INSERT ON shop.item '
+            "EXECUTE FUNCTION pg_temp.noop()"
+        )
+    application.run("INSERT INTO shop.item VALUES (1, 'x')")
+    assert [c.verb for c in trail.changes()] == ["insert"]
+    application.close()
+    trail.script("GRANT TRIGGER ON shop.item TO PUBLIC")
+    result = app.test_cli_runner().invoke(args=["audit", "grant", "--role", cast.app])
+    assert "through another role or PUBLIC: REVOKE TRIGGER, REFERENCES" in result.stderr
