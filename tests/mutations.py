@@ -170,7 +170,7 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        "          AND t.native_transaction_id = pg_catalog.pg_current_xact_id()\n", "",
        f"{_GAPS}::test_a_memo_of_the_same_microsecond"),
     _m("memo-time", _ROW,
-       "          AND t.issued_at = pg_catalog.transaction_timestamp()\n          -- A session", "--",
+       "AND t.issued_at = pg_catalog.transaction_timestamp()\n          -- A session", "--",
        f"{_CLUSTER}::test_transaction_ids_repeat"),
     _m("memo-context", _ROW, " AND substr(_memo, strpos(_memo, ' ') + 1) = _context", "",
        f"{_ATTRIBUTION}::test_two_actors_in_one_transaction_each_have_their_own"),

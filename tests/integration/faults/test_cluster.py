@@ -190,7 +190,8 @@ def test_transaction_ids_repeat(restored: Trail) -> None:
         with restored.engine.begin() as connection:
             # An attacker, or chance, also has the memo name the row of the same number.
             connection.exec_driver_sql(
-                f"SELECT set_config('audit_app.transaction', '{row.id} ', false)"
+                "SELECT set_config('audit_app.transaction', concat(ctid, ' '), false) "
+                f"FROM audit.transaction WHERE id = {row.id}"
             )
             connection.exec_driver_sql(f"INSERT INTO article VALUES ({row.id + 100}, 'new', 1)")
             assert connection.scalar(sa.text("SELECT pg_current_xact_id()::text::bigint")) == (
