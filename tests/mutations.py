@@ -192,12 +192,14 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        f"{_GAPS}::test_an_actor_longer_than_an_index_entry"),
 
     # -- What other roles made
-    _m("trusted-types", _TEXT, "WHERE t.oid >= 16384\n          AND NOT t.typtype IN",
-       "WHERE false\n          AND NOT t.typtype IN",
+    _m("trusted-types", _TEXT, "WHERE t.oid >= 16384\n          AND t.typtype <> 'd'",
+       "WHERE false\n          AND t.typtype <> 'd'",
        f"{_ATTACKS}::test_a_cast_of_the_types_owner"),
     _m("trusted-parts", _TEXT, "FROM @schema@.parts_of(type) AS part (oid)\n        JOIN",
        "FROM (SELECT type) AS part (oid)\n        JOIN",
        f"{_ATTACKS}::test_a_cast_of_the_types_owner"),
+    _m("composite-owners", _TEXT, "AND t.typtype <> 'd'", "AND NOT t.typtype IN ('c', 'd')",
+       f"{_ATTACKS}::test_a_field_that_is_added_to_a_type"),
     _m("key-without-casts", _TEXT, "SELECT CASE WHEN type < 16384 THEN concat(reference, '::text')",
        "SELECT CASE WHEN true THEN concat(reference, '::text')",
        f"{_ATTACKS}::test_a_cast_of_the_keys_type"),

@@ -131,7 +131,8 @@ $function$;
 
 -- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
 -- owner can make, and they would call it with the rights of the trail's owner: so that owner must be one
--- who has these rights anyway. Of a domain, an array or a composite type only the parts are asked.
+-- who has these rights anyway. Of a domain and an array only the parts are asked: these do not change, while
+-- the owner of a composite type can add a field to it.
 CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
 RETURNS boolean
 LANGUAGE sql
@@ -142,7 +143,7 @@ AS $function$
         FROM @schema@.parts_of(type) AS part (oid)
         JOIN pg_catalog.pg_type AS t ON t.oid = part.oid
         WHERE t.oid >= 16384
-          AND NOT t.typtype IN ('c', 'd')
+          AND t.typtype <> 'd'
           AND t.typcategory <> 'A'
           AND NOT pg_has_role(
               t.typowner,

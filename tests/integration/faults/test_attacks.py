@@ -55,6 +55,15 @@ def test_a_cast_of_the_types_owner(types: Trail, type_: str, value: str, stored:
     assert (update.old["v"], update.changed, delete.old["v"]) == (stored, {"v": None}, None)
 
 
+def test_a_field_that_is_added_to_a_type(types: Trail, mallory: Trail) -> None:
+    """A composite type of built-in parts gets a field of the type that has the cast, later on."""
+    mallory.script("CREATE TYPE point3 AS (x int, y int)")
+    types.create("CREATE TABLE thing (id int PRIMARY KEY, v point3)", "thing")
+    mallory.script("ALTER TYPE point3 ADD ATTRIBUTE m mood")
+    types.run("INSERT INTO thing VALUES (1, CAST((1, 2, 'sad') AS point3))")
+    assert [c.changed["v"] for c in types.changes()] == ["(1,2,sad)"]
+
+
 def test_a_cast_of_the_keys_type(types: Trail) -> None:
     """The key has such a type, alone and beside another column."""
     types.create("CREATE TABLE thing (id mood PRIMARY KEY)", "thing")
