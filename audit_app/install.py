@@ -35,6 +35,11 @@ _ERRORS: dict[str, type[AuditError]] = {
 }
 
 
+# In what an administrator runs, everything is qualified: another role may have made a function or
+# an operator that fits the arguments better than PostgreSQL's own.
+_NAMESPACE = "pg_catalog.to_regnamespace(pg_catalog.quote_ident(CAST(:name AS text)))"
+
+
 def require_postgresql(dialect: sa.Dialect) -> None:
     """Refuse a database that cannot hold the trail.
 
@@ -49,7 +54,10 @@ def require_postgresql(dialect: sa.Dialect) -> None:
 
 def is_installed(connection: sa.Connection, trail: Trail) -> bool:
     """Tell whether the tables of the trail exist in this database."""
-    query = sa.text("SELECT to_regclass(:activity) IS NOT NULL AND to_regclass(:other) IS NOT NULL")
+    query = sa.text(
+        "SELECT pg_catalog.to_regclass(CAST(:activity AS text)) IS NOT NULL "
+        "AND pg_catalog.to_regclass(CAST(:other AS text)) IS NOT NULL"
+    )
     schema = '"' + trail.schema_name.replace('"', '""') + '"'
     names = {"activity": f"{schema}.activity", "other": f"{schema}.transaction"}
     return bool(connection.scalar(query, names))
@@ -59,7 +67,7 @@ def install_schema(connection: sa.Connection, trail: Trail) -> None:
     """Create the schema; nothing happens if it exists."""
     require_postgresql(connection.dialect)
     exists = connection.scalar(
-        sa.text("SELECT to_regnamespace(quote_ident(:name)) IS NOT NULL"),
+        sa.text(f"SELECT {_NAMESPACE} IS NOT NULL"),
         {"name": trail.schema_name},
     )
     if not exists:
@@ -75,7 +83,10 @@ def install_trail(connection: sa.Connection, trail: Trail, *, anew: bool = False
     """
     install_schema(connection, trail)
     comment = connection.scalar(
-        sa.text("SELECT obj_description(to_regnamespace(quote_ident(:name)), 'pg_namespace')"),
+        sa.text(
+            f"SELECT pg_catalog.obj_description(CAST({_NAMESPACE} AS oid), "
+            "CAST('pg_namespace' AS name))"
+        ),
         {"name": trail.schema_name},
     )
     is_current = comment is not None and trail.digest in comment
@@ -87,6 +98,11 @@ def install_trail(connection: sa.Connection, trail: Trail, *, anew: bool = False
             raise _explain(error, trail.schema_name) from error
 
 
+def _exists(connection: sa.Connection, name: str) -> bool:
+    query = sa.text("SELECT pg_catalog.to_regclass(CAST(:name AS text)) IS NOT NULL")
+    return bool(connection.scalar(query, {"name": name}))
+
+
 def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) -> None:
     """Start to track each of ``tables`` that exists in the database.
 
@@ -94,7 +110,7 @@ def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) ->
     :raises InstallationConflictError: if a table has a trigger of ours that is somebody else's.
     """
     for table in tables:
-        if connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": table.regclass}):
+        if _exists(connection, table.regclass):
             _run(
                 connection,
                 table,
@@ -115,10 +131,11 @@ def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
 def _check_functions(connection: sa.Connection, trail: Trail) -> list[Finding]:
     """Compare the functions of the trail with those of this version of the package."""
     query = sa.text(
-        "SELECT CAST(proname AS text) AS name, prosrc AS body FROM pg_proc "
-        "WHERE pronamespace = to_regnamespace(quote_ident(:schema))"
+        "SELECT CAST(proname AS text) AS name, prosrc AS body FROM pg_catalog.pg_proc "
+        "WHERE pronamespace OPERATOR(pg_catalog.=) CAST("
+        "pg_catalog.to_regnamespace(pg_catalog.quote_ident(CAST(:name AS text))) AS oid)"
     )
-    rows = connection.execute(query, {"schema": trail.schema_name})
+    rows = connection.execute(query, {"name": trail.schema_name})
     installed: dict[str, str] = {row.name: row.body for row in rows}
     findings = []
     for name, body in trail.function_bodies.items():
@@ -199,6 +216,7 @@ _REMEDIES = {
     "missing": "Create the table, or stop tracking it.",
     "order": "Rename that trigger, so that ours comes first and records causes before effects.",
     "owner": "Let the owner of the trail install it: flask audit grant --owner ….",
+    "type": "Give the type to the owner of the table: ALTER TYPE … OWNER TO ….",
     "child": "Track the child too: it needs a primary key and audit_table().",
     "subscription": "Track it with __versioned__ = {'level': 'row'}.",
 }
@@ -224,7 +242,7 @@ def check(
         findings.append(Finding(row.code, row.relation, row.message, remedy))
     for table in tables:
         name = table.regclass
-        if not connection.scalar(sa.text("SELECT to_regclass(:name)"), {"name": name}):
+        if not _exists(connection, name):
             findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
             continue
         options = {"exclude": list(table.exclude), **table.options.as_dict()}

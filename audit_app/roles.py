@@ -101,27 +101,40 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
 
 
 def _existing(connection: sa.Connection, roles: Iterable[str]) -> set[str]:
-    query = sa.text("SELECT CAST(rolname AS text) FROM pg_roles WHERE rolname = ANY (:roles)")
+    query = sa.text(
+        "SELECT CAST(rolname AS text) FROM pg_catalog.pg_roles "
+        "WHERE CAST(rolname AS text) OPERATOR(pg_catalog.=) ANY (CAST(:roles AS text[]))"
+    )
     return set(connection.scalars(query, {"roles": list(roles)}))
 
 
 def _owner(connection: sa.Connection, schema_name: str) -> str:
-    query = sa.text("SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = :name")
+    query = sa.text(
+        "SELECT pg_catalog.pg_get_userbyid(nspowner) FROM pg_catalog.pg_namespace "
+        "WHERE CAST(nspname AS text) OPERATOR(pg_catalog.=) CAST(:name AS text)"
+    )
     return str(connection.scalar(query, {"name": schema_name}))
 
 
 def _has_role(connection: sa.Connection, role: str, other: str) -> bool:
-    query = sa.text("SELECT pg_has_role(:role, :other, 'MEMBER')")
+    query = sa.text(
+        "SELECT pg_catalog.pg_has_role("
+        "CAST(:role AS name), CAST(:other AS name), CAST('MEMBER' AS text))"
+    )
     return bool(connection.scalar(query, {"role": role, "other": other}))
 
 
 _TRACKED = sa.text(
     "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) AS name, "
-    "pg_has_role(:role, c.relowner, 'MEMBER') AS is_owned, "
-    "has_table_privilege(:role, c.oid, 'TRIGGER, REFERENCES') AS is_replaceable "
-    "FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
-    "JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_class c ON c.oid = t.tgrelid "
-    "WHERE n.nspname = :schema AND starts_with(CAST(p.proname AS text), 'capture_') ORDER BY 1"
+    "pg_catalog.pg_has_role(CAST(:role AS name), c.relowner, CAST('MEMBER' AS text)) AS is_owned, "
+    "pg_catalog.has_table_privilege("
+    "CAST(:role AS name), c.oid, CAST('TRIGGER, REFERENCES' AS text)) AS is_replaceable "
+    "FROM pg_catalog.pg_trigger t "
+    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
+    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
+    "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid "
+    "WHERE CAST(n.nspname AS text) OPERATOR(pg_catalog.=) CAST(:schema AS text) "
+    "AND pg_catalog.starts_with(CAST(p.proname AS text), CAST('capture_' AS text)) ORDER BY 1"
 )
 
 

@@ -3,6 +3,7 @@
 CREATE OR REPLACE FUNCTION @schema@.refuse()
 RETURNS trigger
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
     RAISE insufficient_privilege USING

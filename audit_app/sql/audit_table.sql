@@ -1,11 +1,14 @@
--- The names of the triggers. An AFTER trigger fires in the order of the names: ours come first, so that
--- what another trigger of the table writes is recorded after what made it fire.
+-- The names of the triggers, in whose order they fire. The AFTER triggers come first, so that what another
+-- trigger of the table writes is recorded after what made it fire; the BEFORE trigger for TRUNCATE last.
 CREATE OR REPLACE FUNCTION @schema@.trigger_name(verb text)
 RETURNS text
 LANGUAGE sql
 IMMUTABLE
 AS $function$
-    SELECT pg_catalog.concat('00_audit_', pg_catalog.lower(verb))
+    SELECT CASE pg_catalog.lower(verb)
+        WHEN 'truncate' THEN 'zz_audit_truncate'
+        ELSE pg_catalog.concat('00_audit_', pg_catalog.lower(verb))
+    END
 $function$;
 
 -- What a capture function fixes, as the catalog keeps it: where names are looked up; the output settings,
@@ -18,10 +21,11 @@ SET search_path = pg_catalog, pg_temp
 AS $function$
     SELECT ARRAY[
         'search_path=pg_catalog, pg_temp', 'TimeZone=UTC', 'DateStyle=ISO, YMD', 'IntervalStyle=postgres',
-        'bytea_output=hex', 'extra_float_digits=1', 'lc_monetary=C'
+        'bytea_output=hex', 'extra_float_digits=1', 'lc_monetary=C',
+        'standard_conforming_strings=on', 'array_nulls=on'
     ] || CASE
         WHEN options ? 'when' THEN ARRAY[
-            'standard_conforming_strings=on', 'transform_null_equals=off', 'array_nulls=on'
+            'transform_null_equals=off', 'xmloption=content', 'default_text_search_config=pg_catalog.simple'
         ]
         ELSE ARRAY[]::text[]
     END
@@ -52,6 +56,7 @@ AS $function$
 DECLARE
     _schema oid := '@schema@'::regnamespace;
     _owner text := (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace AS n WHERE n.oid = '@schema@'::regnamespace);
+    _verbs constant text[] := ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'];
     _is_row boolean;
     _target record;
     _function text;
@@ -98,7 +103,7 @@ BEGIN
     FROM pg_trigger AS t
     JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE t.tgrelid IN (SELECT target_table UNION SELECT p.relid FROM pg_partition_tree(target_table) AS p)
-      AND starts_with(t.tgname, @schema@.trigger_name(''))
+      AND t.tgname IN (SELECT @schema@.trigger_name(v) FROM unnest(_verbs) AS v)
       AND (p.pronamespace <> _schema OR NOT starts_with(p.proname, 'capture_'));
     IF FOUND THEN
         RAISE duplicate_object USING
@@ -150,12 +155,13 @@ BEGIN
         SELECT p.relid FROM pg_partition_tree(target_table) AS p
         ORDER BY 1
     LOOP
-        FOREACH _verb IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'TRUNCATE'] LOOP
+        FOREACH _verb IN ARRAY _verbs LOOP
             _trigger := @schema@.trigger_name(_verb);
             _is_wanted := NOT options ? 'on' OR options -> 'on' ? lower(_verb);
             SELECT
                 p.pronamespace = _schema AND p.proname = _function AND t.tgenabled = 'A' AS is_current,
                 (t.tgtype & 1 = 1) AS is_row,
+                t.tgqual IS NOT NULL AS knows_writer,
                 t.tgparentid <> 0 AS is_inherited
             INTO _existing
             FROM pg_trigger AS t
@@ -168,7 +174,7 @@ BEGIN
                 _existing.is_current := false;
             END IF;
             CONTINUE WHEN NOT _is_wanted
-                OR coalesce(_existing.is_current, false)
+                OR coalesce(_existing.is_current AND _existing.knows_writer, false)
                 OR (_is_row AND _verb <> 'TRUNCATE' AND _part <> target_table);
             EXECUTE concat(
                 'CREATE OR REPLACE TRIGGER ', quote_ident(_trigger),
@@ -180,6 +186,9 @@ BEGIN
                     WHEN _verb = 'DELETE' THEN ' REFERENCING OLD TABLE AS old_table FOR EACH STATEMENT'
                     ELSE ' FOR EACH STATEMENT'
                 END,
+                -- Looks at current_user where the statement runs: in the capture function it is the trail's
+                -- owner, and the session's user is not the one whose rights a SECURITY DEFINER function has.
+                ' WHEN (pg_catalog.set_config(''audit_app.writer'', current_user, true) IS NOT NULL)',
                 ' EXECUTE FUNCTION @schema@.', quote_ident(_function), '()'
             );
             -- ALWAYS: also for sessions that apply or restore with session_replication_role.
@@ -194,7 +203,7 @@ BEGIN
               AND p.pronamespace = _schema
               AND starts_with(p.proname, 'capture_')
               AND t.tgparentid = 0
-              AND NOT starts_with(t.tgname, @schema@.trigger_name(''))
+              AND NOT t.tgname IN (SELECT @schema@.trigger_name(v) FROM unnest(_verbs) AS v)
         LOOP
             EXECUTE concat('DROP TRIGGER ', quote_ident(_existing.tgname), ' ON ', _part);
         END LOOP;

@@ -19,7 +19,8 @@ AS $function$
     )
 $function$;
 
--- A type and all that it consists of: a domain's base, an array's elements, a composite's fields.
+-- A type and all that it consists of: a domain's base, an array's elements, a range's bounds, a composite's
+-- fields.
 CREATE OR REPLACE FUNCTION @schema@.parts_of(type oid)
 RETURNS SETOF oid
 LANGUAGE sql
@@ -35,6 +36,8 @@ AS $function$
             SELECT t.typbasetype WHERE t.typtype = 'd'
             UNION ALL
             SELECT t.typelem WHERE t.typcategory = 'A'
+            UNION ALL
+            SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
             UNION ALL
             SELECT a.atttypid
             FROM pg_catalog.pg_attribute AS a
@@ -131,8 +134,7 @@ $function$;
 
 -- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
 -- owner can make, and they would call it with the rights of the trail's owner: so that owner must be one
--- who has these rights anyway. Of a domain and an array only the parts are asked: these do not change, while
--- the owner of a composite type can add a field to it.
+-- who has these rights anyway; and so must the owners of its parts.
 CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
 RETURNS boolean
 LANGUAGE sql
@@ -143,8 +145,6 @@ AS $function$
         FROM @schema@.parts_of(type) AS part (oid)
         JOIN pg_catalog.pg_type AS t ON t.oid = part.oid
         WHERE t.oid >= 16384
-          AND t.typtype <> 'd'
-          AND t.typcategory <> 'A'
           AND NOT pg_has_role(
               t.typowner,
               (SELECT n.nspowner FROM pg_catalog.pg_namespace AS n WHERE n.nspname = @schema_literal@),
@@ -164,7 +164,36 @@ AS $function$
     WHERE t.oid = type
 $function$;
 
--- The stored form of one column, for a row whose values all have a size that JSON can hold.
+-- What a domain over one of PostgreSQL's own types is a domain of; else the type itself.
+CREATE OR REPLACE FUNCTION @schema@.plain_type(type oid)
+RETURNS oid
+LANGUAGE sql
+STABLE
+AS $function$
+    WITH RECURSIVE base (oid, base) AS (
+        SELECT t.oid, t.typbasetype FROM pg_catalog.pg_type AS t WHERE t.oid = type
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.base
+    )
+    SELECT coalesce((SELECT base.oid FROM base WHERE base.base = 0 AND base.oid < 16384), type)
+$function$;
+
+-- A column as a value of its plain type. The domain's owner has no say in that: no cast is called and no
+-- check.
+CREATE OR REPLACE FUNCTION @schema@.plain_reference(reference text, type oid)
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT CASE
+        WHEN t.oid = type THEN reference
+        ELSE concat(reference, '::pg_catalog.', quote_ident(t.typname))
+    END
+    FROM pg_catalog.pg_type AS t
+    WHERE t.oid = @schema@.plain_type(type)
+$function$;
+
+-- The stored form of one column of a plain type, for a row whose values all have a size that JSON can hold.
 CREATE OR REPLACE FUNCTION @schema@.value_expression(reference text, type oid)
 RETURNS text
 LANGUAGE sql
@@ -239,7 +268,10 @@ RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT CASE WHEN type < 16384 THEN concat(reference, '::text') ELSE concat('concat(', reference, ')') END
+    SELECT CASE
+        WHEN @schema@.plain_type(type) < 16384 THEN concat(@schema@.plain_reference(reference, type), '::text')
+        ELSE concat('concat(', reference, ')')
+    END
 $function$;
 
 -- The identity of a row, over the derived table's alias.
@@ -339,7 +371,7 @@ LANGUAGE sql
 STABLE
 AS $function$
     SELECT CASE
-        WHEN @schema@.is_trusted(type) THEN reference
+        WHEN @schema@.is_trusted(@schema@.plain_type(type)) THEN @schema@.plain_reference(reference, type)
         ELSE concat('CASE WHEN ', reference, ' IS DISTINCT FROM NULL THEN concat(', reference, ') END')
     END
 $function$;
@@ -426,18 +458,21 @@ BEGIN
             side.alias,
             l.name,
             concat('c', l.attnum) AS column,
-            concat(side.alias, '.c', l.attnum) AS reference,
+            p.reference,
             l.attnum,
-            l.type,
+            p.type,
             CASE
                 WHEN l.is_masked THEN '''{"$audit": "masked"}''::jsonb'
-                ELSE @schema@.value_expression(concat(side.alias, '.c', l.attnum), l.type)
+                ELSE @schema@.value_expression(p.reference, p.type)
             END AS value,
-            CASE
-                WHEN NOT l.is_masked THEN @schema@.size_expression(concat(side.alias, '.c', l.attnum), l.type, l.typmod)
-            END AS size
+            CASE WHEN NOT l.is_masked THEN @schema@.size_expression(p.reference, p.type, l.typmod) END AS size
         FROM @schema@.captured_columns(target, options, installed) AS l
         CROSS JOIN (VALUES ('o'), ('n')) AS side (alias)
+        CROSS JOIN LATERAL (
+            SELECT
+                @schema@.plain_reference(concat(side.alias, '.c', l.attnum), l.type),
+                @schema@.plain_type(l.type)
+        ) AS p (reference, type)
         WHERE l.is_stored
     ),
     -- All values of a row share one document of 256 MB.
@@ -464,7 +499,8 @@ BEGIN
             END AS is_large,
             string_agg(
                 concat(
-                    ' OR (n.', b.column, ' IS NULL AND o.', b.column, ' IS NOT NULL)',
+                    -- A composite value "is null" if its fields are: not so here.
+                    ' OR (n.', b.column, ' IS NOT DISTINCT FROM NULL AND o.', b.column, ' IS DISTINCT FROM NULL)',
                     CASE WHEN @schema@.is_json_document(b.type) THEN concat(' OR to_jsonb(', b.value, ') = ''null''::jsonb') END
                 ), '' ORDER BY b.attnum
             ) AS is_nulled
@@ -570,7 +606,8 @@ AS $function$
     FROM (
         SELECT regexp_replace(
             current_query(),
-            '^SELECT pg_catalog\.set_config\(''audit_app\.context'', E?''([^''\\]|''''|\\.)*'', true\);\n',
+            -- Without a backslash outside of E'', whose meaning a setting could change.
+            E'^SELECT pg_catalog[.]set_config[(]''audit_app[.]context'', E?''([^''\\\\]|''''|\\\\.)*'', true[)];\n',
             ''
         )
     ) AS s (text)
@@ -590,18 +627,21 @@ BEGIN
     ) VALUES (
         @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(), relid, pg_trigger_depth(),
         schema_name, table_name, 'gap',
-        jsonb_build_object('operation', lower(operation), 'sqlstate', error_state, 'message', error_message)
+        jsonb_build_object('operation', lower(operation), 'sqlstate', error_state, 'message', left(error_message, 1000))
     );
 EXCEPTION
-    -- The session made its transaction read-only in the middle of its own write, or used up the stack
-    -- before it. That is no fault of the trail's, and a way around it.
-    WHEN read_only_sql_transaction OR statement_too_complex THEN
-        RAISE;
-    -- Nothing can be written at all: the server's log is what remains.
-    WHEN OTHERS THEN
-    RAISE WARNING USING MESSAGE = concat(
-        'audit trail: ', lower(operation), ' on ', schema_name, '.', table_name, ' was not recorded: ', error_message
-    );
+    -- The trail's own faults: nothing can be written at all, and the server's log is what remains. Any other
+    -- error can be brought about by the session (a read-only transaction, a stack or a lock table that is
+    -- used up) and would be a way around the trail.
+    WHEN undefined_table OR undefined_column OR undefined_function OR invalid_schema_name
+        OR insufficient_privilege OR check_violation OR not_null_violation OR unique_violation
+        OR foreign_key_violation OR sequence_generator_limit_exceeded OR raise_exception
+        OR disk_full OR io_error OR data_corrupted OR index_corrupted
+    THEN
+        RAISE WARNING USING MESSAGE = concat(
+            'audit trail: ', lower(operation), ' on ', schema_name, '.', table_name, ' was not recorded: ',
+            left(error_message, 1000)
+        );
 END
 $function$;
 
@@ -712,7 +752,7 @@ END
 END
 $function$;
 
--- A truncation is one activity for each table, with the number of rows where that is cheap to say.
+-- A truncation is one activity for each table that holds rows, with their number where that is cheap to say.
 CREATE OR REPLACE FUNCTION @schema@.capture_truncate(target oid, schema_name text, table_name text)
 RETURNS void
 LANGUAGE plpgsql
@@ -727,23 +767,22 @@ DECLARE
         AND has_schema_privilege((SELECT c.relnamespace FROM pg_class AS c WHERE c.oid = target), 'USAGE')
         AND NOT row_security_active(target);
 BEGIN
-    -- TRUNCATE of a partitioned table fires the partitions' triggers too, after its own.
-    IF EXISTS (
-        SELECT
-        FROM @schema@.activity AS a
-        WHERE a.transaction_id = @schema@.transaction_id()
-          AND a.verb = 'truncate'
-          AND a.relid IN (
-              SELECT above.relid FROM pg_partition_ancestors(target) AS above (relid) WHERE above.relid <> target
-          )
-          AND a.issued_at = statement_timestamp()
-          -- Nothing was written since: a function can truncate twice in one statement of the client's.
-          AND NOT EXISTS (
-              SELECT
-              FROM @schema@.activity AS later
-              WHERE later.transaction_id = a.transaction_id AND later.id > a.id AND later.verb <> 'truncate'
-          )
-    ) THEN
+    -- TRUNCATE of a partitioned table fires the partitions' triggers too: they record it, each for its own
+    -- rows. To guess whether a partition's is part of its parent's would be a way to lose one.
+    IF (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = target)
+        AND EXISTS (SELECT FROM pg_partition_tree(target) AS p WHERE p.isleaf)
+        AND NOT EXISTS (
+            SELECT
+            FROM pg_partition_tree(target) AS p
+            WHERE p.isleaf
+              AND NOT EXISTS (
+                  SELECT
+                  FROM pg_trigger AS t
+                  WHERE t.tgrelid = p.relid AND t.tgname = @schema@.trigger_name('truncate')
+                    AND t.tgenabled IN ('A', 'O')
+              )
+        )
+    THEN
         RETURN;
     END IF;
     IF coalesce(_bytes, pg_relation_size(target)) <= 8388608 AND _readable THEN

@@ -66,9 +66,19 @@ BEGIN
                   AND t.tgname = @schema@.trigger_name(_verb)
                   AND t.tgfoid = _function.oid
                   AND t.tgenabled = 'A'
+                  AND pg_get_triggerdef(t.oid) ~ 'WHEN [(][(]set_config[(]''audit_app.writer''::text, [(]*CURRENT_USER[)]*::text, true[)] IS NOT NULL[)][)] EXECUTE'
             );
         END LOOP;
     END LOOP;
+
+    -- Whoever owns a type can rename its values, or drop it and the column with it.
+    RETURN QUERY
+    SELECT 'type', target_table::text, concat(
+        'has a column whose type is another role''s: ', a.attname, ' ', format_type(a.atttypid, a.atttypmod)
+    )
+    FROM pg_attribute AS a
+    WHERE a.attrelid = target_table AND a.attnum > 0 AND NOT a.attisdropped
+      AND NOT @schema@.is_trusted(@schema@.plain_type(a.atttypid));
 
     -- CREATE OR REPLACE TRIGGER wants no more than TRIGGER, and is enough to switch the capture off; with
     -- REFERENCES a cascade runs a function of somebody else's in the middle of a statement.

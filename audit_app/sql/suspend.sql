@@ -1,6 +1,16 @@
 -- Suspending the capture. There is no setting that does it: a suspension is a row in the trail, and
 -- the trail can be written only through these two functions, which must be granted.
 
+-- The role that the session acts as. In a SECURITY DEFINER function current_user is not.
+CREATE OR REPLACE FUNCTION @schema@.caller()
+RETURNS text
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT coalesce(nullif(current_setting('role', true), 'none'), session_user)
+$function$;
+
 CREATE OR REPLACE FUNCTION @schema@.suspend(reason text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -9,7 +19,9 @@ SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
     _id bigint;
+    _place tid;
 BEGIN
+    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
     INSERT INTO @schema@.activity (
         transaction_id, native_transaction_id, issued_at, relid, depth,
         schema_name, table_name, verb, changed_data
@@ -18,11 +30,12 @@ BEGIN
         '@schema@.activity'::regclass, pg_trigger_depth(),
         @schema_literal@, 'activity', 'suspend', jsonb_strip_nulls(jsonb_build_object('reason', reason))
     )
-    RETURNING id INTO _id;
-    -- The stack of open suspensions, the innermost last. Worth nothing without the rows it names.
+    RETURNING id, ctid INTO _id, _place;
+    -- The stack of open suspensions, the innermost last: each its id and place, and worth nothing without
+    -- the row that it names.
     PERFORM set_config(
         'audit_app.suspension',
-        ltrim(concat(current_setting('audit_app.suspension', true), ' ', _id)),
+        ltrim(concat(current_setting('audit_app.suspension', true), ' ', _id, _place)),
         true
     );
     RETURN _id;
@@ -43,6 +56,7 @@ BEGIN
     IF NOT @schema@.is_open(suspension) THEN
         RETURN;
     END IF;
+    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
     INSERT INTO @schema@.activity (
         transaction_id, native_transaction_id, issued_at, relid, depth,
         schema_name, table_name, verb, changed_data
@@ -52,7 +66,13 @@ BEGIN
         @schema_literal@, 'activity', 'resume', jsonb_build_object('suspension', suspension)
     );
     PERFORM set_config(
-        'audit_app.suspension', array_to_string(array_remove(_open, suspension::text), ' '), true
+        'audit_app.suspension',
+        (
+            SELECT coalesce(string_agg(o.token, ' ' ORDER BY o.ordinal), '')
+            FROM unnest(_open) WITH ORDINALITY AS o (token, ordinal)
+            WHERE NOT starts_with(o.token, concat(suspension, '('))
+        ),
+        true
     );
 END
 $function$;
@@ -94,10 +114,24 @@ AS $function$
 DECLARE
     _open text := pg_catalog.current_setting('audit_app.suspension', true);
 BEGIN
-    RETURN octet_length(_open) <= 2000 AND EXISTS (
+    IF octet_length(_open) > 4000 THEN
+        RETURN false;
+    END IF;
+    -- First by its place: to look through an index on behalf of anybody who fills the setting would make
+    -- SERIALIZABLE transactions of others fail.
+    RETURN EXISTS (
         SELECT
-        FROM unnest(string_to_array(_open, ' ')) AS open (id)
-        WHERE CASE WHEN open.id ~ '^[0-9]{1,18}$' THEN @schema@.is_open(open.id::bigint) END
+        FROM unnest(string_to_array(_open, ' ')) AS open (token)
+        WHERE CASE
+            WHEN NOT open.token ~ '^[0-9]{1,18}[(][0-9]{1,9},[0-9]{1,4}[)]$' THEN false
+            WHEN EXISTS (
+                SELECT
+                FROM @schema@.activity AS a
+                WHERE a.ctid = substr(open.token, strpos(open.token, '('))::tid
+                  AND a.id = split_part(open.token, '(', 1)::bigint
+                  AND a.native_transaction_id = pg_catalog.pg_current_xact_id()
+            ) THEN @schema@.is_open(split_part(open.token, '(', 1)::bigint)
+        END
     );
 END
 $function$;

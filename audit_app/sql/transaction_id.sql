@@ -8,8 +8,8 @@ DECLARE
     -- Any role can set these two, to anything. The context is a claim; the memo saves a search.
     _context text := coalesce(pg_catalog.current_setting('audit_app.context', true), '');
     _memo text := coalesce(pg_catalog.current_setting('audit_app.transaction', true), '');
-    -- current_user is the owner of the capture function here.
-    _role text := coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user);
+    -- Left by the trigger's condition: current_user is the owner of the capture function here.
+    _role text := coalesce(nullif(pg_catalog.current_setting('audit_app.writer', true), ''), session_user);
     _id bigint;
     _place tid;
     _claims jsonb;
@@ -19,7 +19,7 @@ BEGIN
     -- transaction: ids repeat in a restored cluster, so the number alone would not do. Read by its place
     -- and not through an index, since a SERIALIZABLE transaction that reads a page of an index conflicts
     -- with all others that add to it.
-    IF _memo ~ '^\([0-9]{1,9},[0-9]{1,4}\) ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
+    IF _memo ~ '^[(][0-9]{1,9},[0-9]{1,4}[)] ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
         SELECT t.id INTO _id
         FROM @schema@.transaction AS t
         WHERE t.ctid = split_part(_memo, ' ', 1)::tid
@@ -81,7 +81,10 @@ BEGIN
     )
     RETURNING id, ctid INTO _id, _place;
 
-    PERFORM pg_catalog.set_config('audit_app.transaction', concat(_place, ' ', _context), true);
+    -- A context of that size is nobody's honest one, and its memo could not be stored.
+    IF octet_length(_context) <= 1000000 THEN
+        PERFORM pg_catalog.set_config('audit_app.transaction', concat(_place, ' ', _context), true);
+    END IF;
     RETURN _id;
 END
 $function$;

@@ -244,7 +244,8 @@ def test_partitions_are_captured_however_they_are_written_to(trail: Trail) -> No
         ("update", "event", '["1", "2023-05-05"]'),
         ("update", "event", '["1", "2024-05-05"]'),
         ("delete", "event", '["2", "2023-06-06"]'),
+        ("truncate", "event", None),  # one for each partition, which lost its own rows
         ("truncate", "event", None),
     ]
     trail.run("TRUNCATE event_2023")
-    assert [c.table for c in trail.changes()[6:]] == ["event"]
+    assert [c.table for c in trail.changes()[7:]] == ["event"]

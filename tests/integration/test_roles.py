@@ -185,7 +185,7 @@ def test_check_names_what_is_wrong(trail: Trail, cast: Cast, app: Flask) -> None
     trail.run('ALTER TABLE shop.item DISABLE TRIGGER "00_audit_update"')
     assert findings(runner) == {"trigger"}
     trail.track("shop.item")
-    trail.run('DROP TRIGGER "00_audit_truncate" ON shop.item')
+    trail.run("DROP TRIGGER zz_audit_truncate ON shop.item")
     assert findings(runner) == {"trigger"}
     trail.track("shop.item")
     trail.run("ALTER FUNCTION audit.capture_shop_item() SECURITY INVOKER")

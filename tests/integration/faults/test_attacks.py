@@ -8,7 +8,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from audit_app import AuditLogger, install
+from audit_app import AuditLogger, install, roles
 from audit_app.ddl import AuditedTable
 from tests.trail import Trail
 
@@ -21,6 +21,7 @@ CASTS = [
     ("mood", "'sad'", "sad"),
     ("mood[]", "'{sad,NULL,glad}'", ["sad", None, "glad"]),
     ("pair", "('sad', 1)", "(sad,1)"),
+    ("ours", "('sad', 1)", "(sad,1)"),
     ("moods", "'[sad,glad]'", "[sad,glad]"),
     ("mood_domain", "'sad'", "sad"),
 ]  # fmt: skip
@@ -33,6 +34,7 @@ def types(article: Trail, mallory: Trail) -> Trail:
         "CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (m mood, n int);"
         "CREATE TYPE moods AS RANGE (subtype = mood); CREATE DOMAIN mood_domain AS mood;"
     )
+    article.script("CREATE TYPE ours AS (m mood, n int)")
     for type_ in ("mood", "pair", "moods"):
         for target in ("json", "text", "jsonb"):
             mallory.script(
@@ -62,6 +64,81 @@ def test_a_field_that_is_added_to_a_type(types: Trail, mallory: Trail) -> None:
     mallory.script("ALTER TYPE point3 ADD ATTRIBUTE m mood")
     types.run("INSERT INTO thing VALUES (1, CAST((1, 2, 'sad') AS point3))")
     assert [c.changed["v"] for c in types.changes()] == ["(1,2,sad)"]
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"), [("pair", "('sad', 2)"), ("pair[]", "ARRAY[('sad', 2)]")]
+)
+def test_a_cast_of_a_container_in_a_condition(types: Trail, type_: str, value: str) -> None:
+    """The condition itself casts a composite, or an array of them, to text."""
+    types.run(f"CREATE TABLE thing (id int PRIMARY KEY, v {type_})")
+    types.track("thing", options={"when": "CAST(NEW.v AS text) <> ''"})
+    types.run(f"INSERT INTO thing VALUES (1, CAST({value} AS {type_}))")
+    assert [c.object_id for c in types.changes()] == ["1"]
+
+
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_domain_over_a_composite_type(article: Trail, mallory: Trail, level: str) -> None:
+    """A composite of ours with json inside, under a domain whose owner adds a check later."""
+    article.script("CREATE TYPE couple AS (a json, b int)")
+    mallory.script("CREATE DOMAIN wrapped AS couple")
+    article.run("CREATE TABLE thing (id int PRIMARY KEY, v wrapped)")
+    article.track("thing", options={"level": level})
+    article.script(f'GRANT ALL ON thing TO "{sa.make_url(mallory.url).username}"')
+    mallory.script(
+        f"CREATE FUNCTION tell(couple) RETURNS boolean {BOOM};"
+        "ALTER DOMAIN wrapped ADD CHECK (current_user <> 'postgres' OR tell(VALUE)) NOT VALID"
+    )
+    mallory.run("INSERT INTO thing VALUES (1, ROW('{}', 2))")
+    assert [c.verb for c in article.changes()] == ["insert"]
+
+
+def test_check_names_a_type_of_another_role(types: Trail) -> None:
+    """Its owner can rename its values, and drop the column with it."""
+    types.create("CREATE TABLE thing (id int PRIMARY KEY, v mood)", "thing")
+    with types.engine.connect() as connection:
+        table = AuditedTable("audit", None, "thing")
+        (finding,) = install.check(connection, types.logger.trail, [table])
+    assert (finding.code, finding.message.split(": ")[1]) == ("type", "v public.mood")
+
+
+def test_domains_over_plain_types(article: Trail, mallory: Trail) -> None:
+    """A domain of another role's over a built-in type is stored as that type is, also as a key."""
+    mallory.script(
+        "CREATE DOMAIN flag AS bool; CREATE DOMAIN code AS char(5); CREATE DOMAIN num AS int"
+    )
+    for number, type_ in enumerate(("flag", "bool", "code", "char(5)", "num", "int")):
+        article.create(f"CREATE TABLE t{number} (id {type_} PRIMARY KEY)", f"t{number}")
+        article.run(f"INSERT INTO t{number} VALUES ('1')")
+    found = [(c.object_id, c.changed) for c in article.changes()]
+    assert found[0::2] == found[1::2]
+    assert found[4] == ("1", {"id": 1})
+
+
+def test_what_an_administrator_runs(article: Trail, mallory: Trail, role: str) -> None:
+    """Functions and operators that fit better than PostgreSQL's own, where install and check look."""
+    mallory.script(
+        f"CREATE FUNCTION public.obj_description(regnamespace, text) RETURNS text {BOOM};"
+        f"CREATE FUNCTION public.to_regclass(varchar) RETURNS regclass {BOOM};"
+        f"CREATE FUNCTION public.pg_has_role(text, text, text) RETURNS boolean {BOOM};"
+        f"CREATE FUNCTION public.pg_has_role(text, oid, text) RETURNS boolean {BOOM};"
+        f"CREATE FUNCTION public.has_table_privilege(text, oid, text) RETURNS boolean {BOOM};"
+        f"CREATE FUNCTION public.oeq(oid, regnamespace) RETURNS boolean {BOOM};"
+        f"CREATE FUNCTION public.neq(name, text) RETURNS boolean {BOOM};"
+        "CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regnamespace, FUNCTION = public.oeq);"
+        f"CREATE FUNCTION public.concat(text, text, text, name, text, name, text) RETURNS text {BOOM}"
+    )
+    with article.engine.begin() as connection:
+        article.logger.install(connection)
+        assert (
+            install.check(
+                connection, article.logger.trail, [AuditedTable("audit", None, "article")]
+            )
+            == ()
+        )
+        roles.grant(connection, "audit", roles.Roles(applications=[role]))
+    with pytest.raises(sa.exc.ProgrammingError, match="append-only"):
+        article.run("DELETE FROM audit.activity")
 
 
 def test_a_cast_of_the_keys_type(types: Trail) -> None:
@@ -150,6 +227,36 @@ def test_the_message_of_a_gap_holds_no_secret(article: Trail) -> None:
     assert (gap.verb, gap.changed["sqlstate"], gap.changed["message"]) == ("gap", "22P02", None)
 
 
+def test_a_memo_that_a_setting_lets_through(article: Trail, mallory: Trail) -> None:
+    """Backslashes in our patterns would mean something else with standard_conforming_strings off."""
+    article.track("article", options={"on_error": "degrade"})
+    with sa.create_engine(mallory.url, poolclass=sa.NullPool).begin() as connection:
+        connection.exec_driver_sql("SET standard_conforming_strings = off")
+        connection.exec_driver_sql("SELECT set_config('audit_app.transaction', '0,1 ', false)")
+        connection.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
+    assert [c.verb for c in article.changes()] == ["insert"]
+
+
+def test_an_error_message_of_a_gigantic_size(article: Trail, mallory: Trail) -> None:
+    """With on_error "degrade": the error's message is too long for the gap record."""
+    article.track(
+        "article", options={"on_error": "degrade", "when": "CAST(NEW.name AS integer) > 0"}
+    )
+    mallory.script("INSERT INTO article VALUES (1, repeat('x', 270000000), 1)")
+    (gap,) = article.changes()
+    assert (gap.verb, len(gap.changed["message"])) == ("gap", 1000)
+
+
+def test_a_context_that_no_memo_can_hold(article: Trail, mallory: Trail) -> None:
+    """With on_error "degrade": a context of a gigabyte, so that the memo would exceed the limit."""
+    article.track("article", options={"on_error": "degrade"})
+    mallory.script(
+        "DO $$ BEGIN PERFORM set_config('audit_app.context', repeat('x', 1073741770), true); "
+        "INSERT INTO article VALUES (1, 'x', 1); PERFORM set_config('audit_app.context', '', true); END $$"
+    )
+    assert [c.verb for c in article.changes()] == ["insert"]
+
+
 # -- Conditions ----------------------------------------------------------------------------------
 
 
@@ -159,6 +266,10 @@ def test_the_message_of_a_gap_holds_no_secret(article: Trail) -> None:
         ("standard_conforming_strings = off", r"NEW.name <> 'a\b'"),
         ("transform_null_equals = on", "(NEW.n = NULL) IS NULL"),
         ("array_nulls = off", "CAST('{NULL}' AS text[]) = ARRAY[NULL]::text[]"),
+        (
+            "default_text_search_config = english",
+            "CAST(to_tsvector('runs') AS text) LIKE '''runs%'",
+        ),
     ],
 )
 def test_a_setting_that_changes_a_condition(
@@ -243,6 +354,42 @@ def test_a_second_truncation_in_one_statement(trail: Trail) -> None:
     ]  # fmt: skip
 
 
+def test_a_second_truncation_that_nothing_recorded_precedes(trail: Trail) -> None:
+    """The same where inserts are not recorded."""
+    trail.script(
+        "CREATE TABLE log (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100);"
+    )
+    trail.track("log", options={"on": ["delete", "truncate"]})
+    trail.script("TRUNCATE log; INSERT INTO log VALUES (1), (2); TRUNCATE log_1")
+    assert [c.old for c in trail.changes()] == [{"rows": 0}, {"rows": 2}]
+
+
+def test_a_partition_that_is_not_tracked_yet_is_truncated(trail: Trail) -> None:
+    """A partition that was attached later records nothing itself: so its parent does."""
+    trail.run("CREATE TABLE log (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    trail.track("log")
+    trail.run(
+        "CREATE TABLE log_1 PARTITION OF log FOR VALUES FROM (0) TO (100)",
+        "INSERT INTO log VALUES (1), (2)",
+        "TRUNCATE log",
+    )
+    assert [c.old for c in trail.changes() if c.verb == "truncate"] == [{"rows": 2}]
+
+
+def test_a_trigger_that_writes_before_a_truncation(article: Trail) -> None:
+    """A BEFORE TRUNCATE trigger of the application's inserts a row, which is truncated too."""
+    article.script(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "INSERT INTO article VALUES (7, 'x', 1); RETURN NULL; END $$;"
+        "CREATE TRIGGER z BEFORE TRUNCATE ON article EXECUTE FUNCTION f()"
+    )
+    article.run("TRUNCATE article")
+    assert [(c.verb, (c.old or {}).get("rows")) for c in article.changes()] == [
+        ("insert", None), ("truncate", 1),
+    ]  # fmt: skip
+
+
 def test_a_suspension_that_is_kept_from_its_end(article: Trail) -> None:
     """The setting that names the open suspensions is emptied before resume(), and put back after."""
     with article.engine.begin() as connection:
@@ -263,6 +410,51 @@ def test_a_role_taken_on_in_mid_transaction(article: Trail, role: str) -> None:
         connection.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
         connection.exec_driver_sql(f'SET LOCAL ROLE "{role}"')
         connection.exec_driver_sql("INSERT INTO article VALUES (2, 'x', 1)")
+    assert [row.role_name for row in article.transactions()] == ["postgres", role]
+    article.script(f'DROP OWNED BY "{role}"')
+
+
+def test_a_security_definer_function_of_another_role(
+    article: Trail, mallory: Trail, role: str
+) -> None:
+    """Somebody else's statement runs a function that writes with its owner's rights."""
+    mallory.script(
+        "CREATE TABLE inbox (id int); GRANT INSERT ON inbox TO PUBLIC;"
+        "CREATE FUNCTION t() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN "
+        "INSERT INTO public.article VALUES (666, current_user, 1); RETURN NEW; END $$;"
+        "CREATE TRIGGER t BEFORE INSERT ON inbox FOR EACH ROW EXECUTE FUNCTION t()"
+    )
+    article.run("INSERT INTO inbox VALUES (1)")
+    (row,) = article.transactions()
+    assert (row.session_user_name, row.role_name) == ("postgres", role)
+
+
+def test_an_index_expression_that_writes(article: Trail, mallory: Trail, role: str) -> None:
+    """ANALYZE, by an administrator or by autovacuum, evaluates a function of the table's owner."""
+    mallory.script(
+        "CREATE TABLE bait (id int); INSERT INTO bait SELECT generate_series(1, 100);"
+        "CREATE FUNCTION really() RETURNS int LANGUAGE plpgsql AS $$ BEGIN "
+        "IF session_user = 'postgres' AND NOT EXISTS (SELECT FROM public.article WHERE id = 666) "
+        "THEN INSERT INTO public.article VALUES (666, current_user, 1); END IF; RETURN 1; END $$;"
+        "CREATE FUNCTION f(i int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN "
+        "PERFORM public.really(); RETURN i; END $$; CREATE INDEX ON bait (f(id))"
+    )
+    with sa.create_engine(article.url, isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.exec_driver_sql("ANALYZE bait")
+    (row,) = article.transactions()
+    assert (row.session_user_name, row.role_name) == ("postgres", role)
+
+
+def test_a_suspension_after_another_roles_write(article: Trail, role: str) -> None:
+    """Suspending is recorded under the role that does it, not under the last writer."""
+    article.script(
+        f'GRANT ALL ON article TO "{role}"; GRANT USAGE ON SCHEMA audit TO "{role}";'
+        f'GRANT EXECUTE ON FUNCTION audit.suspend(text) TO "{role}"'
+    )
+    with article.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
+        connection.exec_driver_sql(f'SET LOCAL ROLE "{role}"')
+        connection.exec_driver_sql("SELECT audit.suspend('why')")
     assert [row.role_name for row in article.transactions()] == ["postgres", role]
     article.script(f'DROP OWNED BY "{role}"')
 
@@ -300,6 +492,36 @@ def test_serializable_writers_do_not_disturb_each_other(article: Trail) -> None:
         two.commit()
     assert len(article.changes()) == 6
     assert [t.actor_id for t in article.transactions()] == ["ada", "bob", "eve"]
+
+
+def test_serializable_writers_beside_a_forged_suspension(
+    article: Trail, mallory: Trail, role: str
+) -> None:
+    """A role fills the setting of the suspensions; another's transaction must not fail by that."""
+    article.create("CREATE TABLE other (id int PRIMARY KEY)", "other")
+    article.run("INSERT INTO other VALUES (1)")
+    level = {"isolation_level": "SERIALIZABLE"}
+    raw = sa.create_engine(mallory.url, poolclass=sa.NullPool).execution_options(**level)
+    with article.engine.execution_options(**level).connect() as one, raw.connect() as two:
+        one.exec_driver_sql("SELECT count(*) FROM audit.activity")  # as a report would
+        two.exec_driver_sql("SET LOCAL audit_app.suspension = '1(0,1)'")
+        two.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
+        one.exec_driver_sql("TRUNCATE other")
+        two.commit()
+        one.commit()
+    assert [c.verb for c in article.changes(table="other")] == ["insert", "truncate"]
+
+
+def test_serializable_truncations_of_two_tables(article: Trail) -> None:
+    """Two SERIALIZABLE transactions truncate different tables at the same time."""
+    article.create("CREATE TABLE other (id int PRIMARY KEY)", "other")
+    engine = article.engine.execution_options(isolation_level="SERIALIZABLE")
+    with engine.connect() as one, engine.connect() as two:
+        one.exec_driver_sql("TRUNCATE article")
+        two.exec_driver_sql("TRUNCATE other")
+        one.commit()
+        two.commit()
+    assert [c.verb for c in article.changes()] == ["truncate"] * 2
 
 
 def test_a_context_that_outlives_its_transaction(article: Trail) -> None:

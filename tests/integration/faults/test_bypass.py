@@ -162,7 +162,7 @@ def test_a_forged_suspension(article: Trail, mallory: Trail) -> None:
         with article.logger.disable(connection):
             connection.execute(sa.text("INSERT INTO article VALUES (1, 'hidden', 1)"))
         name = connection.scalar(
-            sa.text("SELECT CAST(id AS text) FROM audit.activity WHERE verb = 'suspend'")
+            sa.text("SELECT concat(id, ctid) FROM audit.activity WHERE verb = 'suspend'")
         )
         connection.execute(
             sa.text("SELECT set_config('audit_app.suspension', :id, false)"), {"id": name}

@@ -221,7 +221,10 @@ def test_a_suspension_of_the_same_number(restored: Trail) -> None:
     )
     use_up_xids(restored.url, mark.native_transaction_id)
     with restored.engine.begin() as connection:
-        connection.exec_driver_sql(f"SELECT set_config('audit_app.suspension', '{mark.id}', false)")
+        connection.exec_driver_sql(
+            "SELECT set_config('audit_app.suspension', concat(id, ctid), false) "
+            f"FROM audit.activity WHERE id = {mark.id}"
+        )
         connection.exec_driver_sql("INSERT INTO article VALUES (200, 'seen', 1)")
         assert connection.scalar(sa.text("SELECT pg_current_xact_id()::text::bigint")) == (
             mark.native_transaction_id
@@ -431,3 +434,54 @@ def test_the_apply_worker_and_row_triggers(article: Trail, subscriber: Trail) ->
     ]
     assert findings(subscriber) == []
     assert [change.actor for change in article.changes()] == ["ada"] * 4
+
+
+@pytest.mark.parametrize("free", [2, 5, 8])
+def test_a_lock_table_that_is_used_up(younger: Server, free: int) -> None:
+    """With on_error "degrade": the session leaves too few locks for the trail, yet enough for the write."""
+    with younger.database() as url:
+        article = Trail(url)
+        with article.engine.begin() as connection:
+            article.logger.install(connection)
+        article.run("CREATE TABLE article (id int PRIMARY KEY, name text, n numeric)")
+        article.track("article", options={"on_error": "degrade"})
+        use_up_locks_and_write(url, free)
+        written = article.value("SELECT count(*) FROM article WHERE id = 1")
+        changes = article.changes()
+        article.close()
+    assert written == sum(c.object_id != "99" for c in changes)
+
+
+def use_up_locks_and_write(url: str, free: int) -> None:
+    """Insert a row while the cluster has ``free`` places left for locks, if it lets itself."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as writer, engine.connect() as hog:
+        run = writer.exec_driver_sql
+        run("CREATE SCHEMA crowd")
+        for start in range(0, 600, 100):
+            run(
+                f"DO $$ BEGIN FOR i IN {start}..{start + 99} LOOP "
+                "EXECUTE 'CREATE TABLE crowd.t' || i || ' ()'; END LOOP; END $$"
+            )
+        run("PREPARE ins AS INSERT INTO article VALUES (1, 'x', 1)")
+        run("INSERT INTO article VALUES (99, 'x', 1)")
+        run("BEGIN")
+        run("EXPLAIN UPDATE article SET name = 'y' WHERE id = 1")
+        run("EXPLAIN EXECUTE ins")
+        run("SELECT pg_current_xact_id()")
+        run(
+            "DO $$ BEGIN FOR i IN 0..599 LOOP "
+            "EXECUTE 'LOCK TABLE crowd.t' || i || ' IN ACCESS SHARE MODE'; END LOOP; END $$"
+        )
+        hog.exec_driver_sql(
+            "DO $$ BEGIN FOR i IN 1..1000000 LOOP PERFORM pg_advisory_lock(i); END LOOP; "
+            "EXCEPTION WHEN out_of_memory THEN NULL; END $$"
+        )
+        for number in range(1, free + 1):
+            hog.exec_driver_sql(f"SELECT pg_advisory_unlock({number})")
+        try:
+            run("EXECUTE ins")
+        except sa.exc.DBAPIError:
+            run("ROLLBACK")
+        hog.exec_driver_sql("SELECT pg_advisory_unlock_all()")
+        run("COMMIT")

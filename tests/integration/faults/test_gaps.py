@@ -43,8 +43,8 @@ def test_a_suspension_of_the_same_microsecond(article: Trail) -> None:
         connection.exec_driver_sql(
             f"WITH t AS ({FOREIGN_ROW}), a AS (INSERT INTO audit.activity (transaction_id, "
             "native_transaction_id, issued_at, relid, depth, schema_name, table_name, verb) "
-            "SELECT id, '1', now(), 0, 0, 'audit', 'activity', 'suspend' FROM t RETURNING id) "
-            "SELECT set_config('audit_app.suspension', CAST(id AS text), true) FROM a"
+            "SELECT id, '1', now(), 0, 0, 'audit', 'activity', 'suspend' FROM t RETURNING id, ctid) "
+            "SELECT set_config('audit_app.suspension', concat(id, ctid), true) FROM a"
         )
         connection.exec_driver_sql("INSERT INTO article VALUES (1, 'x', 1)")
     assert [c.verb for c in article.changes()] == ["suspend", "insert"]

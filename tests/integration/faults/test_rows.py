@@ -106,7 +106,7 @@ def test_a_vetoed_move_leaves_the_other_rows_updates(trail: Trail) -> None:
 
 
 def test_a_partitioned_partition_is_truncated(trail: Trail) -> None:
-    """TRUNCATE of a partition that has partitions itself, and of the whole: one activity each."""
+    """TRUNCATE of a partition that has partitions itself, and of the whole: one for each table with rows."""
     trail.script(
         "CREATE TABLE event (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);"
         "CREATE TABLE event_1 PARTITION OF event FOR VALUES IN (1) PARTITION BY LIST (id);"
@@ -117,7 +117,7 @@ def test_a_partitioned_partition_is_truncated(trail: Trail) -> None:
     for table in ("event", "event_1", "event_1b"):
         trail.run("INSERT INTO event VALUES (1, 1), (2, 1)", f"TRUNCATE {table}, event_1a")
     rows = [c.old for c in trail.changes() if c.verb == "truncate"]
-    assert rows == [{"rows": 2}, {"rows": 2}, {"rows": 1}, {"rows": 1}]
+    assert rows == [{"rows": 1}] * 6
 
 
 def test_a_partition_with_columns_in_another_order(trail: Trail) -> None:

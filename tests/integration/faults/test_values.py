@@ -226,3 +226,30 @@ def test_the_clients_settings_do_not_change_what_is_stored(trail: Trail) -> None
 
 def version(trail: Trail) -> int:
     return int(trail.value("SHOW server_version_num")) // 10000
+
+
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_composite_value_becomes_null(trail: Trail, level: str) -> None:
+    """A composite with an empty field "is not null" neither is nor is not; ROW(NULL) is not NULL."""
+    trail.run("CREATE TABLE addr (street text, zip text)")
+    trail.run("CREATE TABLE thing (id int PRIMARY KEY, v addr, n int)")
+    trail.track("thing", options={"level": level})
+    trail.run(
+        "INSERT INTO thing VALUES (1, ROW('a', NULL), 1)",
+        "UPDATE thing SET v = NULL, n = 2",
+        "UPDATE thing SET v = ROW(NULL, NULL)",
+        "UPDATE thing SET v = NULL",
+    )
+    assert [c.changed for c in trail.changes()[1:]] == [
+        {"v": None, "n": 2}, {"v": {"street": None, "zip": None}}, {"v": None},
+    ]  # fmt: skip
+
+
+def test_an_array_of_another_roles_type(article: Trail, mallory: Trail) -> None:
+    """array_nulls decides what NULL means in an array's text."""
+    mallory.script("CREATE TYPE mood AS ENUM ('sad', 'glad')")
+    article.create("CREATE TABLE thing (id int PRIMARY KEY, v mood[])", "thing")
+    with article.engine.begin() as connection:
+        connection.exec_driver_sql("SET LOCAL array_nulls = off")
+        connection.exec_driver_sql("INSERT INTO thing VALUES (1, ARRAY['sad', NULL]::mood[])")
+    assert article.changes()[0].changed["v"] == ["sad", None]
