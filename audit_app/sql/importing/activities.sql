@@ -17,7 +17,10 @@ SELECT
     a.schema_name,
     a.table_name,
     a.verb,
-    @schema@.object_id(CASE a.verb WHEN 'insert' THEN new_key.text ELSE old_key.text END),
+    CASE
+        WHEN a.verb = 'insert' AND new_key.text IS NOT NULL THEN @schema@.object_id(new_key.text)
+        WHEN a.verb <> 'insert' AND old_key.text IS NOT NULL THEN @schema@.object_id(old_key.text)
+    END,
     CASE
         WHEN a.verb = 'update' AND new_key.text <> old_key.text COLLATE "C" THEN @schema@.object_id(new_key.text)
     END,
