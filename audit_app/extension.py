@@ -108,7 +108,7 @@ class AuditLogger:
                 "AuditLogger with another schema_name for a second base."
             )
         self._models = models.build_models(base, self.schema_name)
-        self._models.activity._place = staticmethod(self.place)  # type: ignore[attr-defined]
+        self._models.activity._place = staticmethod(self.place)
         self._base = base
         # The first use of a model configures it, and by that tells what is wrong with it.
         sa.event.listen(self._models.transaction, "before_mapper_configured", self._relate_actor)

@@ -191,7 +191,7 @@ def test_a_change_of_the_key_goes_on(project: Project) -> None:
 
 
 def test_an_interrupted_import_goes_on_where_it_ended(project: Project) -> None:
-    class Interrupted(Exception):
+    class StopHereError(Exception):
         pass
 
     seen: list[importing.Progress] = []
@@ -199,9 +199,9 @@ def test_an_interrupted_import_goes_on_where_it_ended(project: Project) -> None:
     def interrupt(progress: importing.Progress) -> None:
         seen.append(progress)
         if progress.relation == "activity" and progress.done == 20:
-            raise Interrupted
+            raise StopHereError
 
-    with pytest.raises(Interrupted):
+    with pytest.raises(StopHereError):
         project.run(batch_size=10, progress=interrupt)
     assert project.trail.value("SELECT count(*) FROM audit.activity") == 20
     assert seen[-1] == importing.Progress("activity", 20, ACTIVITIES, 20)

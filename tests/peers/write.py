@@ -44,7 +44,7 @@ def models(base: Any, info: dict[str, Any], versioned: Any) -> tuple[Any, Any, A
 
 def story(session: orm.Session, classes: tuple[Any, Any, Any], user: Any) -> None:
     """Write what the tests expect to find again."""
-    article_cls, rate_cls, event_cls = classes
+    article_cls, rate_cls, _event_cls = classes
     session.add(user(id=7, name="alice"))
     session.commit()
     article = article_cls(id=1, title="Draft", price=9.90, secret="s")

@@ -106,7 +106,8 @@ def test_the_hour_that_comes_twice_is_covered_whole(site: Site) -> None:
         "?to=9999-12-31", "?from=0001-01-01&tz=Asia/Tokyo", "?to=2026-01-01T25:00", "?tz=Europe",
         "?tz=/etc/passwd", "?tz=%00", "?from=%00", "?before=1.1&after=1.1",
         "?before=1.99999999999999999999", "?before=999999999999999999.1", "?after=%00",
-        "?before=-999999999999999999.1", "?before=%D9%A1.1", "transactions/1?after=--1", "transactions/1?after=-9999999999999999999",
+        "?before=-999999999999999999.1", "?before=%D9%A1.1", "transactions/1?after=--1",
+        "transactions/1?after=-9999999999999999999",
         "actors/7?verb=x", "actors/7?before=x",
     ],
 )  # fmt: skip
