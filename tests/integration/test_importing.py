@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +19,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase
 
-from audit_app import AuditLogger, audit_bp, importing
+from audit_app import AuditLogger, audit_bp, cli, importing
 from audit_app.errors import (
     ConfigurationError,
     ImportMismatchError,
@@ -306,6 +309,109 @@ def test_the_command(project: Project) -> None:
     again = json.loads(project.command("--json", "--batch-size", "5").stdout)
     assert again["added"] == {"transaction": 0, "activity": 0}
     assert again["source_schema"] == project.old.schema
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with cli._ProgressLine() as line:
+        line.show(importing.Progress("transaction", 4, 4, 4))
+        for done in (10, 20):
+            line.show(importing.Progress("activity", done, 20, done))
+    shown = terminal.getvalue()
+    assert "transaction" in shown
+    assert "activity" in shown
+    assert "100%" in shown
+
+
+def guide(marker: str) -> str:
+    """Return the SQL that the guide tells people to run."""
+    text = (Path(__file__).parents[2] / "docs" / "moving-in.md").read_text(encoding="utf-8")
+    blocks: list[tuple[str, str]] = re.findall(
+        r'"""\n(DO .*?)"""|```sql\n(.*?)```', text, re.DOTALL
+    )
+    [found] = [one or other for one, other in blocks if marker in (one or other)]
+    return found
+
+
+def test_the_guide_from_the_switch_to_the_removal(old: Old) -> None:
+    project, schema = Project(old), f"{old.schema}."
+    write = "INSERT INTO article (id, title) VALUES (:id, 'x')"
+    project.trail.run(write, id=500)
+    with project.engine.begin() as connection:
+        switch = guide("DROP TRIGGER").replace("public.", schema)
+        connection.exec_driver_sql(switch, execution_options={"no_parameters": True})
+        project.logger.install(connection)
+    project.trail.run(write, id=501)
+    summary = project.run()
+    assert summary.recording == ()
+    found = [c.object_id for c in project.trail.changes() if c.object_id in {"500", "501"}]
+    assert found == ["500", "501"]
+    removal = guide("DROP TABLE")
+    for statement in filter(None, map(str.strip, removal.split(";"))):
+        # The operator and what it needs are in public wherever the trail is.
+        is_shared = re.search(r"OPERATOR|jsonb_subtract|jsonb_change", statement)
+        if not is_shared:
+            statement = statement.replace("public.", schema)  # noqa: PLW2901
+        project.trail.run(statement)
+    project.trail.run(write, id=502)
+    assert project.trail.changes()[-1].object_id == "502"
+    left = project.trail.value(
+        "SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p JOIN pg_namespace n "
+        "ON n.oid = p.pronamespace LEFT JOIN pg_depend d ON d.objid = p.oid AND d.deptype = 'e' "
+        "WHERE n.nspname = 'public' AND d.objid IS NULL AND p.proname <> 'get_setting'"
+    )
+    assert left is None
+    project.close()
+
+
+def test_a_schema_of_any_name(project: Project) -> None:
+    if project.old.schema == "public":
+        pytest.skip("the tables are in the same schema")
+    name = """Old: 100% "it's" :x"""
+    project.trail.script("ALTER SCHEMA old_audit RENAME TO " + '"' + name.replace('"', '""') + '"')
+    assert project.run(source_schema=name).added["activity"] == ACTIVITIES
+    assert project.run(source_schema=name).added["activity"] == 0
+
+
+def test_what_an_application_had_changed_of_its_trail(project: Project) -> None:
+    table = f"{project.old.schema}.transaction"
+    activity = f"{project.old.schema}.activity"
+    project.trail.run(
+        f"ALTER TABLE {table} ADD request_id text, ADD note text",
+        f"UPDATE {table} SET request_id = 'r1' WHERE id = 1",
+        f"ALTER TABLE {activity} ALTER issued_at TYPE timestamptz USING issued_at AT TIME ZONE"
+        " 'UTC'",
+        f"UPDATE {activity} SET old_data = 'null', changed_data = NULL, relid = -5,"
+        " native_transaction_id = NULL WHERE id = 4",
+    )
+    project.run()
+    first = next(row for row in project.trail.transactions() if row.meta["id"] == 1)
+    assert first.meta["columns"] == {"request_id": "r1"}
+    agrees = project.trail.value(
+        f"SELECT count(*) FROM audit.activity a JOIN {activity} s ON s.issued_at = a.issued_at "
+        "AND a.id = s.id - CAST(1e15 AS bigint)"
+    )
+    assert agrees == ACTIVITIES
+    empty = project.trail.changes()[3]
+    assert (empty.old, empty.changed, empty.object_id) == (None, None, None)
+    assert project.trail.value("SELECT max(relid) FROM audit.activity") == 2**32 - 5
+
+
+def test_the_other_driver(project: Project) -> None:
+    url = sa.make_url(project.old.url).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url)
+    try:
+        summary = importing.import_trail(
+            engine, project.logger.trail, project.old.flavour, source_schema=project.old.schema
+        )
+    finally:
+        engine.dispose()
+    assert summary.added["activity"] == ACTIVITIES
 
 
 def test_bad_input(project: Project) -> None:
