@@ -124,13 +124,19 @@ def test_the_index_leads_to_a_record_under_all_its_names(trail: Trail) -> None:
         logger.activity_cls, logger.transaction_cls, "public", "article", "7",
         formerly=logger.audited(article).formerly,
     )  # fmt: skip
+    at = history.version_at(
+        logger.activity_cls, "public", "article", "7", datetime.now(UTC),
+        formerly=logger.audited(article).formerly,
+    )  # fmt: skip
     with trail.engine.connect() as connection:
-        text = query.compile(connection, compile_kwargs={"literal_binds": True})
-        plan = "\n".join(connection.scalars(sa.text("EXPLAIN " + str(text).replace(":", "\\:"))))
-        rows = connection.execute(query).all()
-    assert len(rows) == 20
-    assert "activity_object_idx" in plan
-    assert "Seq Scan on activity" not in plan
+        for each in (query, at):
+            text = each.compile(connection, compile_kwargs={"literal_binds": True})
+            statement = sa.text("EXPLAIN " + str(text).replace(":", "\\:"))
+            plan = "\n".join(connection.scalars(statement))
+            assert "activity_object_idx" in plan
+            assert "Seq Scan on activity" not in plan
+            assert "Backward using activity_pkey" not in plan, plan
+        assert len(connection.execute(query).all()) == 20
 
 
 def test_a_new_column_of_a_former_name_is_itself() -> None:

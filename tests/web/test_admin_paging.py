@@ -141,11 +141,12 @@ def test_a_table_name_that_two_schemas_have() -> None:
     ],
 )
 def test_a_cursor_survives_its_text(moment: datetime) -> None:
-    cursor = history.Cursor(moment, 2**63 - 1)
-    assert history.Cursor.parse(str(cursor)) == cursor
+    for id_ in (2**63 - 1, -(2**63)):
+        cursor = history.Cursor(moment, id_)
+        assert history.Cursor.parse(str(cursor)) == cursor
 
 
-@pytest.mark.parametrize("text", ["", ".", "1.", ".1", "1.1.1", "1.1 ", "1.-1", "a.b", "1.²"])
+@pytest.mark.parametrize("text", ["", ".", "1.", ".1", "1.1.1", "1.1 ", "1.--1", "a.b", "1.²"])
 def test_a_damaged_cursor_is_refused(text: str) -> None:
     with pytest.raises(InvalidCursorError):
         history.Cursor.parse(text)
