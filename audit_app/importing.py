@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
@@ -24,6 +24,9 @@ from audit_app.errors import (
 )
 from audit_app.install import is_installed, not_installed, sqlstate
 from audit_app.sql import quote_identifier, quote_literal
+
+if TYPE_CHECKING:
+    from audit_app.ddl import Trail
 
 FLAVOURS: Final = ("postgresql-audit", "flask-audit-logger")
 """The packages whose trails can be taken over."""
@@ -101,7 +104,7 @@ class Summary:
 
 def import_trail(
     engine: sa.Engine,
-    trail: Any,
+    trail: Trail,
     flavour: str,
     *,
     source_schema: str = "public",
@@ -111,7 +114,7 @@ def import_trail(
 ) -> Summary:
     """Take over the trail of another package; may be interrupted and repeated.
 
-    :param trail: our trail, an :class:`audit_app.ddl.Trail`.
+    :param trail: our trail.
     :param flavour: one of :data:`FLAVOURS`.
     :param source_schema: the schema of their ``transaction`` and ``activity``.
     :param former_names: the present names of a table that their rows know by a former one.
@@ -274,6 +277,8 @@ class _Run:
         after, done, added = 0, 0, 0
         while True:
             with self.connection.begin():
+                # As the owner of the trail, call nothing that another role may have made.
+                self.connection.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
                 # An identity is the text of its value in this zone.
                 self.connection.execute(sa.text("SET LOCAL TimeZone = 'UTC'"))
                 self.connection.execute(sa.text("SET LOCAL DateStyle = 'ISO'"))
