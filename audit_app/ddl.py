@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from audit_app import formerly as former
 from audit_app import sql
 from audit_app.errors import (
     ConfigurationError,
@@ -69,12 +70,20 @@ class AuditedTable:
         connection's search_path.
     :ivar name: the table's name.
     :ivar options: what is recorded of it.
+    :ivar formerly: what it and its columns were called, for reading old history.
     """
 
     audit_schema: str
     explicit_schema: str | None
     name: str
     options: CaptureOptions = CaptureOptions()
+    # For reading only: the database never hears of it, so it is no part of the SQL or the digest.
+    formerly: former.Formerly = former.NEVER
+
+    @property
+    def place(self) -> former.Place:
+        """Under which names the trail knows the table."""
+        return former.Place(self.schema, self.name, self.formerly, self.explicit_schema)
 
     @property
     def schema(self) -> str:
@@ -207,11 +216,23 @@ def audited_table(
             f"{owner} has no primary key, so its records cannot be told apart: add one to the "
             f"table {table.fullname!r}, or do not track it."
         )
+    given = dict(options)
+    names = former.NEVER
+    if "formerly" in given:
+        names = former.parse(
+            given.pop("formerly"),
+            schema=table.schema or "public",
+            name=table.name,
+            columns=[column.name for column in table.c],
+            aliases=aliases or {},
+            owner=owner,
+        )
     return AuditedTable(
         audit_schema=audit_schema,
         explicit_schema=table.schema,
         name=table.name,
-        options=_options(table, options, owner, aliases or {}),
+        options=_options(table, given, owner, aliases or {}),
+        formerly=names,
     )
 
 
@@ -229,9 +250,18 @@ def merge(tables: Iterable[AuditedTable]) -> tuple[AuditedTable, ...]:
                 f"Two models share the table {table.name!r} and disagree in __versioned__: "
                 "give both the same options."
             )
+        names = table.formerly or other.formerly
+        if other.formerly and other.formerly != names:
+            raise InvalidOptionError(
+                f"Two models share the table {table.name!r} and disagree in "
+                "__versioned__['formerly']: give both the same names, or only one of them."
+            )
         exclude = tuple(sorted({*table.exclude, *other.exclude}))
-        merged[key] = replace(table, options=replace(table.options, exclude=exclude))
-    return tuple(merged[key] for key in sorted(merged, key=lambda key: (key[0] or "", key[1])))
+        options = replace(table.options, exclude=exclude)
+        merged[key] = replace(table, options=options, formerly=names)
+    found = tuple(merged[key] for key in sorted(merged, key=lambda key: (key[0] or "", key[1])))
+    former.check_distinct((f"The table {table.name!r}", table.place) for table in found)
+    return found
 
 
 def check_trail_tables(tables: Sequence[sa.Table], audited: Iterable[AuditedTable]) -> None:
@@ -255,7 +285,7 @@ def _options(
     if unknown:
         raise InvalidOptionError(
             f"{owner} has the unknown __versioned__ option {unknown[0]!r}: "
-            f"use {', '.join(sorted(known))}."
+            f"use {', '.join(sorted({*known, 'formerly'}))}."
         )
     found: dict[str, Any] = {}
     for name in ("exclude", "include", "mask"):

@@ -78,3 +78,15 @@ class InvalidCursorError(AuditError):
 
 class RecordNotFoundError(AuditError):
     """The trail holds nothing under this address."""
+
+
+class SourceTrailError(AuditError):
+    """There is no trail here that could be taken over: name its schema."""
+
+
+class ImportMismatchError(AuditError):
+    """The imported trail does not hold as many rows as the old one: run the import again."""
+
+
+class UnknownVersionError(AuditError):
+    """The trail does not reach back that far: ask for a later moment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from typing import Any
 from weakref import WeakSet
 
@@ -12,6 +13,7 @@ from flask import Flask, current_app
 from sqlalchemy import orm
 
 from audit_app import context, history, install, models, sql
+from audit_app import identity as identities
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
@@ -20,10 +22,12 @@ from audit_app.errors import (
     AlreadyInitializedError,
     AuditError,
     ConfigurationError,
+    InvalidOptionError,
     NotGrantedError,
     NotInitializedError,
     NotVersionedError,
 )
+from audit_app.formerly import Place
 from audit_app.install import Finding
 
 _KEY = "audit_app"  # in app.extensions
@@ -79,6 +83,7 @@ class AuditLogger:
         self._base: type[Any] | None = None
         self._models: models.ModelSet | None = None
         self._registered: dict[sa.Table, tuple[str, Mapping[str, Any]]] = {}
+        self._known_places: tuple[Any, Mapping[tuple[str, str], Place]] | None = None
         self._engines: WeakSet[sa.Engine] = WeakSet()
         self._source = ContextSource(
             Options(
@@ -103,10 +108,14 @@ class AuditLogger:
                 "AuditLogger with another schema_name for a second base."
             )
         self._models = models.build_models(base, self.schema_name)
+        self._models.activity._place = staticmethod(self.place)
         self._base = base
         # The first use of a model configures it, and by that tells what is wrong with it.
         sa.event.listen(self._models.transaction, "before_mapper_configured", self._relate_actor)
         sa.event.listen(base, "mapper_configured", self._check_mapper, propagate=True)
+        sa.event.listen(base, "mapper_configured", self._forget_places, propagate=True)
+        sa.event.listen(self._models.activity, "load", self._on_load)
+        sa.event.listen(self._models.activity, "refresh", self._on_load)
         sa.event.listen(self.metadata, "before_create", self._before_create)
         sa.event.listen(self.metadata, "after_create", self._after_create)
         sa.event.listen(self.metadata, "after_drop", self._after_drop)
@@ -269,7 +278,84 @@ class AuditLogger:
         audited = self.audited(target)
         if identity is None and not isinstance(target, type | sa.Table):
             identity = sa.inspect(target).identity
-        return history.of_record(self.activity_cls, audited.schema, audited.name, identity)
+        return history.of_record(
+            self.activity_cls, audited.schema, audited.name, identity, formerly=audited.formerly
+        )
+
+    def version_at(
+        self, target: Any, identity: Any = None, *, when: datetime, session: Any = None
+    ) -> dict[str, Any] | None:
+        """Return the row that a record was at a moment, as the trail holds it.
+
+        ::
+
+            audit_logger.version_at(Article, 1, when=datetime(2026, 5, 1, tzinfo=UTC))
+            # {"id": 1, "title": "Draft", "price": Decimal("9.90")}
+
+        :param target: an instance; or a model or ``Table``, with the record's ``identity``.
+        :param when: with a time zone.
+        :param session: a ``Session`` or ``Connection`` to read with; by default ``db.session``.
+        :return: the values of ``activity.data`` by column, under the present names of the columns;
+            None if the record did not exist then.
+        :raises UnknownVersionError: if the trail does not reach back to that moment.
+        :raises NotVersionedError: if the table is not tracked.
+        :raises InvalidOptionError: if ``when`` has no time zone, or no record is named.
+        """
+        audited = self.audited(target)
+        if when.tzinfo is None:
+            raise InvalidOptionError(
+                f"when={when!r} has no time zone: give it one, as in datetime(…, tzinfo=UTC)."
+            )
+        if identity is None and not isinstance(target, type | sa.Table):
+            identity = sa.inspect(target).identity
+        key = identities.encode(identity)
+        if key is None:
+            raise InvalidOptionError("version_at() needs a record: pass its identity as well.")
+        query = history.version_at(
+            self.activity_cls, audited.schema, audited.name, key, when, formerly=audited.formerly
+        )
+        rows = (self.session if session is None else session).execute(query)
+        return history.state_of(rows, audited.formerly)
+
+    def place(self, schema_name: str, table_name: str) -> Place:
+        """Return the table that a name in the trail, present or former, stands for today.
+
+        :return: the names as they are where no tracked table is or was called that.
+        """
+        found = self._places().get((schema_name, table_name))
+        return found or Place(schema_name, table_name)
+
+    def former_names(
+        self, schema_name: str, table_name: str
+    ) -> tuple[str | None, str, dict[str, tuple[str, ...]]]:
+        """Return the present schema and name of a table, and the former names of its columns."""
+        place = self.place(schema_name, table_name)
+        known = (schema_name, table_name) in self._places()
+        schema = place.explicit_schema if known else schema_name
+        return schema, place.name, dict(place.formerly.columns)
+
+    def _places(self) -> Mapping[tuple[str, str], Place]:
+        """Every name that a tracked table has or had; kept until there are other models."""
+        state = (len(self.metadata.tables), len(self._registered))
+        if self._known_places is None or self._known_places[0] != state:
+            places = [table.place for table in self.audited_tables()]
+            found = {name: place for place in places for name in place.names}
+            self._known_places = (state, found)
+        return self._known_places[1]
+
+    def _forget_places(self, *_: Any) -> None:
+        self._known_places = None
+
+    def _on_load(self, activity: Any, *_: Any) -> None:
+        """Show a loaded activity under the present names of its table's columns."""
+        values = activity.__dict__  # what was deferred is not to be loaded for this
+        if not {"schema_name", "table_name", "old_data", "changed_data"} <= values.keys():
+            return
+        names = self.place(values["schema_name"], values["table_name"]).formerly
+        if names.columns:
+            documents = names.present(values["old_data"], values["changed_data"])
+            for name, document in zip(("old_data", "changed_data"), documents, strict=True):
+                orm.attributes.set_committed_value(activity, name, document)
 
     # -- Context ------------------------------------------------------------------------------
 
@@ -450,12 +536,24 @@ def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
         return options
     everywhere = {c.name for table in mapper.tables for c in table.c} | set(mapper.columns.keys())
     local = set(mapper.local_table.c.keys())
-    return {
+    found = {
         name: [c for c in value if c in local or c not in everywhere]
         if name in {"exclude", "include", "mask"} and isinstance(value, list | tuple | set)
         else value
         for name, value in options.items()
     }
+    names = found.get("formerly")
+    if isinstance(names, Mapping) and mapper.local_table is not mapper.inherits.local_table:
+        names = dict(names)
+        if mapper.class_.__dict__.get("__versioned__") is not options:
+            names.pop("table", None)  # these are the parent's
+        columns = names.get("columns")
+        if isinstance(columns, Mapping):
+            names["columns"] = {
+                c: former for c, former in columns.items() if c in local or c not in everywhere
+            }
+        found["formerly"] = names
+    return found
 
 
 def _connection(target: Any) -> sa.Connection:

@@ -7,6 +7,7 @@ depth and at any size. The mapped classes are passed in, so that this module kno
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -15,7 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
 from audit_app import identity as identities
-from audit_app.errors import InvalidCursorError
+from audit_app.errors import InvalidCursorError, UnknownVersionError
+from audit_app.formerly import NEVER, Formerly, Place
 
 PAGE: Final = 50
 """Rows of a page."""
@@ -34,8 +36,9 @@ LARGE: Final = 32_768
 """Bytes, as stored, above which a list shows a change's fields without their values."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_CURSOR = re.compile(r"(-?[0-9]{1,18})\.([0-9]{1,19})", re.ASCII)
+_CURSOR = re.compile(r"(-?[0-9]{1,18})\.(-?[0-9]{1,19})", re.ASCII)
 _LARGEST_ID = 2**63 - 1
+_SMALLEST_ID = -(2**63)  # what was imported has ids below zero
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,9 @@ def parse_id(text: str) -> int:
 
     :raises InvalidCursorError: if it is not a number that the trail could have given.
     """
-    if not re.fullmatch(r"[0-9]{1,19}", text, re.ASCII) or int(text) > _LARGEST_ID:
+    if not re.fullmatch(r"-?[0-9]{1,19}", text, re.ASCII):
+        raise InvalidCursorError
+    if not _SMALLEST_ID <= int(text) <= _LARGEST_ID:
         raise InvalidCursorError
     return int(text)
 
@@ -100,22 +105,32 @@ class Filters:
 # -- Records -----------------------------------------------------------------------------------
 
 
-def of_record(activity: Any, schema_name: str, table_name: str, identity: Any) -> sa.Select[Any]:
+def of_record(
+    activity: Any,
+    schema_name: str,
+    table_name: str,
+    identity: Any,
+    *,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
     """Return the query for a record's activities, the newest first.
 
-    The story goes on through changes of the key, in both directions.
+    The story goes on through changes of the key, in both directions, and through the former names
+    of the table.
 
     :param identity: as the model has it, or the text of ``activity.object_key``; None for all
         activities of the table.
+    :param formerly: the former names of the table.
     """
+    place = Place(schema_name, table_name, formerly)
     query = sa.select(activity).order_by(activity.id.desc())
     if identity is None:
-        return query.where(activity.schema_name == schema_name, activity.table_name == table_name)
-    spans = _spans(activity, schema_name, table_name, identities.encode(identity) or "")
+        return query.where(_of_place(activity, place))
+    spans = _spans(activity, place, identities.encode(identity) or "")
     found = aliased(activity)
     return query.where(
         activity.id.in_(
-            sa.select(found.id).join(spans, _within(found, schema_name, table_name, spans))
+            sa.select(found.id).join(spans, sa.and_(_of_place(found, place), _within(found, spans)))
         )
     )
 
@@ -129,6 +144,7 @@ def record_page(
     *,
     before: int | None = None,
     limit: int = PAGE,
+    formerly: Formerly = NEVER,
 ) -> sa.Select[Any]:
     """Return the query for a page of a record's timeline, the newest first.
 
@@ -137,11 +153,12 @@ def record_page(
 
     :param key: the text of ``activity.object_key``.
     :param before: the id of the last activity of the page before.
+    :param formerly: the former names of the table. The documents stay as they were recorded:
+        :meth:`audit_app.formerly.Formerly.present_row` shows them under the present names.
     """
-    spans = _spans(activity, schema_name, table_name, key)
-    ids = _record_ids(
-        activity, schema_name, table_name, spans, before=before, limit=limit + 1
-    ).subquery("page")
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    ids = _record_ids(activity, place, spans, before=before, limit=limit + 1).subquery("page")
     return (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
         .join(ids, ids.c.id == activity.id)
@@ -150,27 +167,112 @@ def record_page(
     )
 
 
-def neighbours(activity: Any, schema_name: str, table_name: str, key: str, id: int) -> Any:  # noqa: A002
+def neighbours(
+    activity: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    id: int,  # noqa: A002
+    *,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
     """Return the query for the ids of a record's previous and next activity around ``id``.
 
     One row: ``previous``, ``next``; null at either end of the story.
     """
-    spans = _spans(activity, schema_name, table_name, key)
-    earlier = _record_ids(activity, schema_name, table_name, spans, before=id, limit=1)
-    later = _record_ids(activity, schema_name, table_name, spans, after=id, limit=1)
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    earlier = _record_ids(activity, place, spans, before=id, limit=1)
+    later = _record_ids(activity, place, spans, after=id, limit=1)
     return sa.select(
         earlier.scalar_subquery().label("previous"), later.scalar_subquery().label("next")
     )
 
 
-def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE:
+def version_at(
+    activity: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    when: datetime,
+    *,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
+    """Return the query for what the trail knows of a record at a moment.
+
+    At most three rows, columns ``part``, ``id``, ``issued_at``, ``verb``, ``old_data``,
+    ``changed_data``: the record's last activity up to then (``last``), the table's last truncation
+    up to then (``emptied``), and the record's first activity after it (``next``). :func:`state_of`
+    tells what they mean.
+
+    :param key: the text of ``activity.object_key``.
+    :param when: with a time zone.
+    :param formerly: the former names of the table.
+    """
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    last = _record_ids(activity, place, spans, until=when, limit=1)
+    following = _record_ids(activity, place, spans, since=when, limit=1)
+    truncated = aliased(activity)
+    emptied = (
+        sa.select(truncated.id)
+        # Truncations have no identity, and by that a place of their own in the index.
+        .where(
+            truncated.object_key.is_(None),
+            _of_place(truncated, place),
+            truncated.verb == "truncate",
+            truncated.issued_at <= when,
+        )
+        .order_by(truncated.id.desc())
+        .limit(1)
+    )
+    parts = sa.union_all(
+        *(
+            sa.select(sa.literal(name, sa.Text).label("part"), ids.scalar_subquery().label("id"))
+            for name, ids in (("last", last), ("emptied", emptied), ("next", following))
+        )
+    ).subquery("part")
+    columns = ("issued_at", "verb", "old_data", "changed_data")
+    return sa.select(
+        parts.c.part, activity.id, *(getattr(activity, name) for name in columns)
+    ).join(parts, parts.c.id == activity.id)
+
+
+def state_of(rows: Iterable[Any], formerly: Formerly = NEVER) -> dict[str, Any] | None:
+    """Return a record's row at the moment that the rows of :func:`version_at` are about.
+
+    :return: the row under the present names of its columns; None if it did not exist.
+    :raises UnknownVersionError: if the trail does not reach back to that moment.
+    """
+    parts = {row.part: row for row in rows}
+    last, emptied, following = (parts.get(name) for name in ("last", "emptied", "next"))
+    if emptied is not None and (last is None or emptied.id > last.id):
+        return None
+    if last is None:
+        if following is not None and following.verb == "insert":
+            return None
+        since = "nothing of it" if following is None else f"its story from {following.issued_at} on"
+        raise UnknownVersionError(
+            f"What the record was then is not known: the trail holds {since}. Ask for a moment "
+            "after its first recorded change."
+        )
+    if last.verb == "delete":
+        return None
+    old_data, changed_data = formerly.present(last.old_data, last.changed_data)
+    return {**(old_data or {}), **(changed_data or {})}
+
+
+def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
     """Return the keys that a record has had, each with the range of activity ids it had it for.
 
     A key may have belonged to another record before or after; following a change of the key back,
     only what came before that change belongs to the story, and following it on, what came after.
     ``way`` is the direction that may be followed: -1 back, 1 on, 0 both.
     """
-    lowest, highest = sa.literal(0, sa.BigInteger), sa.literal(_LARGEST_ID, sa.BigInteger)
+    lowest, highest = (
+        sa.literal(_SMALLEST_ID, sa.BigInteger),
+        sa.literal(_LARGEST_ID, sa.BigInteger),
+    )
     spans = sa.select(
         sa.cast(sa.literal(key, sa.Text), sa.Text).label("key"),
         sa.cast(lowest, sa.BigInteger).label("low"),
@@ -178,9 +280,6 @@ def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE
         sa.cast(sa.literal(0, sa.Integer), sa.Integer).label("way"),
     ).cte("span", recursive=True)
     came, went = aliased(activity), aliased(activity)
-
-    def same_table(change: Any) -> list[Any]:
-        return [change.schema_name == schema_name, change.table_name == table_name]
 
     back = sa.select(
         came.object_key.label("key"),
@@ -191,7 +290,7 @@ def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE
         came.new_object_key == spans.c.key,
         came.id.between(spans.c.low, spans.c.high),
         spans.c.way <= 0,
-        *same_table(came),
+        _of_place(came, place),
     )
     on = sa.select(
         went.new_object_key.label("key"),
@@ -205,7 +304,7 @@ def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE
         went.id > spans.c.low,
         went.id <= spans.c.high,
         spans.c.way >= 0,
-        *same_table(went),
+        _of_place(went, place),
     )
     both = sa.union_all(back, on).lateral("change")
     return spans.union(
@@ -215,41 +314,66 @@ def _spans(activity: Any, schema_name: str, table_name: str, key: str) -> sa.CTE
     )
 
 
-def _within(activity: Any, schema_name: str, table_name: str, spans: Any) -> Any:
+def _of_place(activity: Any, place: Place) -> Any:
+    """Restrict to a table, under any of its names."""
+    names = place.names
+    if len(names) == 1:
+        return sa.and_(activity.schema_name == place.schema, activity.table_name == place.name)
     return sa.and_(
-        activity.object_key == spans.c.key,
-        activity.schema_name == schema_name,
-        activity.table_name == table_name,
-        activity.id.between(spans.c.low, spans.c.high),
+        # What the index holds on its own; the pair then tells namesakes in other schemas apart.
+        activity.table_name.in_(sorted({name for _schema, name in names})),
+        sa.tuple_(activity.schema_name, activity.table_name).in_(names),
+    )
+
+
+def _within(activity: Any, spans: Any) -> Any:
+    return sa.and_(
+        activity.object_key == spans.c.key, activity.id.between(spans.c.low, spans.c.high)
     )
 
 
 def _record_ids(
     activity: Any,
-    schema_name: str,
-    table_name: str,
+    place: Place,
     spans: sa.CTE,
     *,
     before: int | None = None,
     after: int | None = None,
+    until: datetime | None = None,
+    since: datetime | None = None,
     limit: int,
 ) -> sa.Select[Any]:
-    """Ids of one page. Each key is cut to the page's size by the index before they are merged."""
+    """Ids of one page. Each key, under each name of the table, is cut to the page's size by the
+    index before they are merged."""
     found = aliased(activity)
-    one = sa.select(found.id).where(_within(found, schema_name, table_name, spans))
+    one = sa.select(found.id).where(_within(found, spans))
+    keys: Any = spans
+    if len(place.names) == 1:
+        one = one.where(_of_place(found, place))
+    else:
+        columns = sa.column("schema_name", sa.Text), sa.column("table_name", sa.Text)
+        names = sa.values(*columns, name="name").data(list(place.names))
+        one = one.where(
+            found.schema_name == names.c.schema_name, found.table_name == names.c.table_name
+        )
+        keys = spans.join(names, sa.true())
     if before is not None:
         one = one.where(found.id < before)
     if after is not None:
         one = one.where(found.id > after)
-    order = found.id.asc() if after is not None else found.id.desc()
+    if until is not None:
+        one = one.where(found.issued_at <= until)
+    if since is not None:
+        one = one.where(found.issued_at > since)
+    forward = after is not None or since is not None
+    order = found.id.asc() if forward else found.id.desc()
     ids = one.order_by(order).limit(limit).lateral("found")
     id_ = ids.c.id
     return (
         sa.select(id_)
-        .select_from(spans)
-        .join(ids, sa.true())
+        .select_from(keys.join(ids, sa.true()))
         .distinct()
-        .order_by(id_.asc() if after is not None else id_.desc())
+        .order_by(id_.asc() if forward else id_.desc())
         .limit(limit)
     )
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import declared_attr, foreign, relationship, remote
 
 from audit_app import identity
 from audit_app.errors import ActorClassError
+from audit_app.formerly import Place
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Mapped, Mapper
@@ -258,8 +259,12 @@ class ActivityMixin:
                 sa.orm.attributes.set_committed_value(instance, key, value)
         return instance
 
+    _place = staticmethod(Place)
+    """Tells the present name of a table; an AuditLogger knows those that were renamed."""
+
     def _table(self) -> sa.Table | None:
-        return find_table(self.metadata, self.schema_name, self.table_name)
+        place = self._place(self.schema_name, self.table_name)
+        return find_table(self.metadata, place.schema, place.name)
 
     def _mapper(self) -> Mapper[Any] | None:
         table, mappers = self._table(), self.registry.mappers

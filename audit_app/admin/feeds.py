@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from audit_app import history
 from audit_app.admin import forms, pages
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import Logger, column_order, reading
+from audit_app.admin.reading import Logger, column_order, present, reading
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def feed_page(
             after=place.after,
             limit=limit,
         )
-        rows = session.execute(query).all()
+        rows = [present(logger, row) for row in session.execute(query)]
         end = None
         if filters.by_activity:
             query = history.scanned(

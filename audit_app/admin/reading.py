@@ -12,6 +12,7 @@ from sqlalchemy import orm
 
 from audit_app import models
 from audit_app.errors import NotRegisteredError
+from audit_app.formerly import Place
 
 
 class Logger(Protocol):
@@ -29,6 +30,7 @@ class Logger(Protocol):
     @property
     def session(self) -> Any: ...
     def audited_tables(self) -> tuple[Any, ...]: ...
+    def place(self, schema_name: str, table_name: str) -> Place: ...
     def current_actor(self) -> Any: ...
 
 
@@ -66,5 +68,13 @@ def column_order(logger: Logger, row: Any) -> tuple[str, ...]:
     if row.schema_name is None:
         return ()
     metadata: sa.MetaData = logger.base.metadata
-    table = models.find_table(metadata, row.schema_name, row.table_name)
+    place = logger.place(row.schema_name, row.table_name)
+    table = models.find_table(metadata, place.schema, place.name)
     return () if table is None else tuple(table.columns.keys())
+
+
+def present(logger: Logger, row: Any) -> Any:
+    """Return an activity's row under the present names of its table's columns."""
+    if row.schema_name is None:
+        return row
+    return logger.place(row.schema_name, row.table_name).formerly.present_row(row)

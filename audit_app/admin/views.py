@@ -21,7 +21,7 @@ from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.problems import Problem, problem_of
-from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
 
@@ -197,13 +197,16 @@ class AuditPages:
             ).first()
             if row is None:
                 raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
+            row = present(logger, row)
             near = None
             if row.object_key is not None:
+                place = logger.place(row.schema_name, row.table_name)
                 near = session.execute(
                     history.neighbours(
-                        activity, row.schema_name, row.table_name, row.object_key, row.id
+                        activity, place.schema, place.name, row.object_key, row.id,
+                        formerly=place.formerly,
                     )
-                ).one()
+                ).one()  # fmt: skip
         change = differences.change_of(
             row, self.links, found.zone, differences.Budget(),
             order=column_order(logger, row), whole=True,
@@ -245,7 +248,7 @@ class AuditPages:
                 differences.change_of(
                     row, self.links, found.zone, budget, order=column_order(logger, row)
                 )
-                for row in shown
+                for row in (present(logger, row) for row in shown)
             ),
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
@@ -294,23 +297,34 @@ class AuditPages:
         _check_text(schema, table, key)
         logger, found, limit = current_logger(), self._filtering(), history.PAGE
         before = _cursor_id("before")
+        place = logger.place(schema, table)
+        if (place.schema, place.name) != (schema, table):
+            arguments = request.args.to_dict()
+            others = {
+                k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
+            }
+            return redirect(self.links.record(place.schema, place.name, key, **others))
         activity, transaction = logger.activity_cls, logger.transaction_cls
         with reading(logger) as session:
             rows = session.execute(
                 history.record_page(
-                    activity, transaction, schema, table, key, before=before, limit=limit
+                    activity, transaction, schema, table, key, before=before, limit=limit,
+                    formerly=place.formerly,
                 )
-            ).all()
+            ).all()  # fmt: skip
             newest = session.execute(
-                history.record_page(activity, transaction, schema, table, key, limit=1)
+                history.record_page(
+                    activity, transaction, schema, table, key, limit=1, formerly=place.formerly
+                )
             ).first()
         if newest is None:
             raise RecordNotFoundError(
                 _("The trail holds no change of %(table)s %(key)s.",
                   table=table, key=pages.key_text(key))
             )  # fmt: skip
+        newest = present(logger, newest)
         order, budget = column_order(logger, newest), differences.Budget()
-        shown = rows[:limit]
+        shown = [present(logger, row) for row in rows[:limit]]
         latest = pages.record_of(newest, self.links)
         return self._answer(
             "audit/record.html",

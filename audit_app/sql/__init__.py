@@ -1,7 +1,8 @@
 """The SQL of the trail: files beside this module, with ``@schema@`` where the schema's name goes.
 
 The rendered text is valid under ``op.execute(text)``, ``sa.text()`` and ``sa.schema.DDL()`` alike,
-which treat ``%`` and ``:name`` each in their own way: so the files hold neither.
+which treat ``%`` and ``:name`` each in their own way: so the files hold neither. (Those in the
+folder ``importing`` are statements with bound parameters, for :mod:`audit_app.importing` alone.)
 """
 
 from __future__ import annotations

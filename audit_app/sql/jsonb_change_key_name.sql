@@ -5,7 +5,11 @@ LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
     SELECT CASE
-        WHEN data OPERATOR(pg_catalog.?) old_key AND old_key OPERATOR(pg_catalog.<>) new_key THEN
+        -- An array or a string may "have" the key, too, and is no document with keys.
+        WHEN pg_catalog.jsonb_typeof(data) OPERATOR(pg_catalog.=) 'object'
+            AND data OPERATOR(pg_catalog.?) old_key
+            AND old_key OPERATOR(pg_catalog.<>) new_key
+        THEN
             (data OPERATOR(pg_catalog.-) old_key)
             OPERATOR(pg_catalog.||)
             pg_catalog.jsonb_build_object(new_key, data OPERATOR(pg_catalog.->) old_key)
