@@ -65,7 +65,7 @@ def story(session: orm.Session, classes: tuple[Any, Any, Any], user: Any) -> Non
 
 
 def postgresql_audit(url: str, schema: str | None) -> None:
-    from postgresql_audit import VersioningManager  # type: ignore[import-not-found, unused-ignore]
+    from postgresql_audit import VersioningManager  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     base = orm.declarative_base()
 
@@ -90,7 +90,7 @@ def postgresql_audit(url: str, schema: str | None) -> None:
 
 def flask_audit_logger(url: str, schema: str | None) -> None:
     from flask import Flask
-    from flask_audit_logger import (  # type: ignore[import-not-found, unused-ignore]
+    from flask_audit_logger import (  # type: ignore[import-not-found, import-untyped, unused-ignore]
         AuditLogger,
     )
     from flask_sqlalchemy import SQLAlchemy
