@@ -12,11 +12,15 @@ import click
 from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
-from audit_app import importing
-from audit_app.errors import AuditError, NotRegisteredError
-from audit_app.install import install_online
+from audit_app import backfill as baseline
+from audit_app import checks, importing
+from audit_app.errors import AuditError, NotRegisteredError, NotVersionedError
+from audit_app.install import drop_trail as remove_trail
+from audit_app.install import install_online, uninstall_online
 from audit_app.roles import Roles
 from audit_app.roles import grant as grant_roles
+from audit_app.status import Status, TableStatus
+from audit_app.status import status as read_status
 
 audit_cli = AppGroup("audit", help="The audit trail: its installation, its roles, its state.")
 
@@ -51,6 +55,18 @@ def _clearly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print a JSON document for machines."
+)
+_lock_timeout_option = click.option(
+    "--lock-timeout", type=click.IntRange(min=1), default=1000, show_default=True,
+    help="Milliseconds to wait for a table.",
+)  # fmt: skip
+_attempts_option = click.option(
+    "--attempts", type=click.IntRange(min=1), default=30, show_default=True, help="For each table."
+)
+
+
 @audit_cli.command()
 @click.option("--role", "roles", multiple=True, help="An application's role: it loses all access.")
 @click.option("--reader", "readers", multiple=True, help="A role that may read the trail.")
@@ -71,8 +87,8 @@ def grant(
 
 
 @audit_cli.command()
-@click.option("--lock-timeout", default=1000, show_default=True, help="Milliseconds.")
-@click.option("--attempts", default=30, show_default=True, help="For each table.")
+@_lock_timeout_option
+@_attempts_option
 @with_appcontext
 @_clearly
 def install(lock_timeout: int, attempts: int) -> None:
@@ -89,22 +105,200 @@ def install(lock_timeout: int, attempts: int) -> None:
 
 
 @audit_cli.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON document for machines.")
+@click.option("--fix", is_flag=True, help="Repair what needs no decision, and check again.")
+@click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
+@click.option("--trust", multiple=True, help="A role that is a member of the owner on purpose.")
+@_lock_timeout_option
+@_attempts_option
+@_json_option
 @with_appcontext
 @_clearly
-def check(as_json: bool) -> None:  # noqa: FBT001 - click's way
+def check(
+    *,
+    fix: bool,
+    strict: bool,
+    trust: Sequence[str],
+    lock_timeout: int,
+    attempts: int,
+    as_json: bool,
+) -> None:
     """Compare the installation with what it should be; exit 1 if something is wrong."""
-    with _engine().connect() as connection:
-        findings = _logger().check(connection)
+    logger, engine = _logger(), _engine()
+    done: list[str] = []
+    if fix:
+        checks.fix(
+            engine, logger.trail, logger.audited_tables(), lock_timeout=lock_timeout,
+            attempts=attempts, progress=done.append if as_json else click.echo,
+        )  # fmt: skip
+    trusted = {*current_app.config.get("AUDIT_TRUSTED_ROLES", ()), *trust}
+    with engine.connect() as connection:
+        findings = checks.check(connection, logger.trail, logger.audited_tables(), trusted=trusted)
     if as_json:
-        click.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+        found = [finding.as_dict() for finding in findings]
+        click.echo(json.dumps({"done": done, "findings": found} if fix else found, indent=2))
+    elif findings:
+        rows = [(f.severity, f.code, f.table, f.message) for f in findings]
+        for line, finding in zip(_aligned(rows), findings, strict=True):
+            click.echo(line)
+            click.echo(f"{'':9}{finding.remedy}")
     else:
-        for finding in findings:
-            click.echo(f"{finding.code}: {finding.table}: {finding.message}\n  {finding.remedy}")
-        if not findings:
-            click.echo("Everything is as it should be.")
-    if findings:
+        click.echo("Everything is as it should be.")
+    if checks.has_errors(findings) or (strict and findings):
         raise SystemExit(1)
+
+
+@audit_cli.command()
+@_json_option
+@with_appcontext
+@_clearly
+def status(as_json: bool) -> None:  # noqa: FBT001
+    """Show what is installed and tracked; exit 1 if the trail is not installed."""
+    logger = _logger()
+    with _engine().connect() as connection:
+        found = read_status(connection, logger.trail, logger.audited_tables())
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        for line in _status_lines(found):
+            click.echo(line)
+    if not found.is_installed:
+        raise SystemExit(1)
+
+
+def _status_lines(found: Status) -> list[str]:
+    if not found.is_installed:
+        return [
+            f"The trail is not installed in the schema {found.schema_name}: flask audit install"
+        ]
+    version = "this version" if found.is_current else "another version: flask audit install"
+    lines = [
+        f"schema    {found.schema_name}, of {found.owner}",
+        f"version   {version} (sha256 {(found.installed_digest or 'unknown')[:12]})",
+        f"trail     about {found.activities_estimate:,} activities, {_size(found.bytes)}",
+        "",
+    ]
+    rows = [("table", "state", "rows", "size", "last change"), *map(_status_row, found.tables)]
+    return lines + _aligned(rows)
+
+
+def _status_row(table: TableStatus) -> tuple[str, str, str, str, str]:
+    moment = table.last_change.isoformat(sep=" ", timespec="seconds") if table.last_change else "-"
+    rows = "-" if table.rows_estimate is None else f"~{table.rows_estimate:,}"
+    return (table.name, table.state, rows, _size(table.bytes), moment)
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return "-"
+    size, units = float(number), ("B", "kB", "MB", "GB", "TB")
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] in {"B", "kB"} else f"{size:.1f} {units[0]}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+@audit_cli.command()
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option("--drop-trail", is_flag=True, help="Drop the audit schema with all that it holds.")
+@click.option("--confirm", metavar="SCHEMA", help="The schema's name, to confirm --drop-trail.")
+@_lock_timeout_option
+@_attempts_option
+@with_appcontext
+@_clearly
+def uninstall(
+    tables: Sequence[str],
+    drop_trail: bool,
+    confirm: str | None,
+    lock_timeout: int,
+    attempts: int,
+) -> None:
+    """Stop to track all tables, or those that are named. What was recorded stays."""
+    logger, engine = _logger(), _engine()
+    if drop_trail:
+        if tables:
+            raise _Refusal("--drop-trail is about the whole trail: leave the tables out.")
+        if confirm is None and sys.stdin.isatty():
+            confirm = click.prompt(
+                f"All history in the schema {logger.schema_name} will be lost. "
+                "Type the schema's name to go on"
+            )
+        if confirm != logger.schema_name:
+            raise _Refusal(
+                f"Nothing was dropped. Confirm with --confirm {logger.schema_name}: all history "
+                "that the schema holds will be lost."
+            )
+    elif confirm is not None:
+        raise _Refusal("--confirm confirms --drop-trail, which is not given.")
+    uninstall_online(
+        engine, logger.trail, tables, lock_timeout=lock_timeout, attempts=attempts,
+        progress=click.echo,
+    )  # fmt: skip
+    if drop_trail:
+        remove_trail(engine, logger.trail)
+        click.echo(f"The schema {logger.schema_name} is dropped, and its history is gone.")
+    else:
+        click.echo("What was recorded is still there.")
+
+
+@audit_cli.command()
+@with_appcontext
+@_clearly
+def sql() -> None:
+    """Print the script that installs everything, for psql or a migration; nothing is executed."""
+    logger = _logger()
+    trail = logger.trail
+    click.echo(f"{trail.schema_sql.strip()}\n{trail.install_sql.strip()}")
+    for table in logger.audited_tables():
+        click.echo(f"{table.create_sql};")
+
+
+@audit_cli.command()
+@click.argument("tables", nargs=-1, metavar="[TABLE]...")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=baseline.BATCH, show_default=True,
+    help="Rows of a database transaction.",
+)  # fmt: skip
+@_json_option
+@with_appcontext
+@_clearly
+def backfill(tables: Sequence[str], batch_size: int, as_json: bool) -> None:  # noqa: FBT001
+    """Record the rows that were there before tracking; may be interrupted and run again."""
+    logger = _logger()
+    chosen = _declared(logger, tables)
+    with _ProgressLine() as line:
+        done = baseline.backfill(
+            _engine(), logger.trail, chosen, batch_size=batch_size, progress=line.show,
+            log=lambda text: click.echo(text, err=True),
+        )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([table.as_dict() for table in done], indent=2))
+        return
+    for table in done:
+        click.echo(f"{table.table}: {table.rows} rows, {table.added} of them recorded now")
+
+
+def _declared(logger: Any, names: Sequence[str]) -> list[Any]:
+    """Return the declared tables of these names, or all of them."""
+    declared = logger.audited_tables()
+    if not names:
+        return list(declared)
+    known = {
+        name: table
+        for table in declared
+        for name in (table.regclass, f"{table.schema}.{table.name}", table.name)
+    }
+    missing = [name for name in names if name not in known]
+    if missing:
+        choices = ", ".join(sorted(f"{table.schema}.{table.name}" for table in declared))
+        raise NotVersionedError(f"{missing[0]!r} is not a tracked table: use one of {choices}.")
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 @audit_cli.command("import-trail")
@@ -168,7 +362,7 @@ class _ProgressLine:
     def __exit__(self, *_: object) -> None:
         self._close()
 
-    def show(self, progress: importing.Progress) -> None:
+    def show(self, progress: importing.Progress | baseline.Progress) -> None:
         if not sys.stderr.isatty():
             click.echo(
                 f"{progress.relation}: {progress.done} of {progress.total}, {progress.added} added",

@@ -129,6 +129,28 @@ class AuditedTable:
 
 
 @dataclass(frozen=True)
+class FunctionSource:
+    """A function of the trail, as far as ``check`` compares it.
+
+    :ivar settings: as ``pg_proc.proconfig`` holds them.
+    """
+
+    body: str
+    is_definer: bool
+    settings: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, header: str, body: str) -> FunctionSource:
+        """Read what stands between a function's name and its body."""
+        settings = re.findall(r"^SET (\w+) = '?(.+?)'?$", header, re.MULTILINE)
+        return cls(
+            body=body,
+            is_definer=re.search(r"^SECURITY DEFINER$", header, re.MULTILINE) is not None,
+            settings=tuple(f"{name}={value}" for name, value in settings),
+        )
+
+
+@dataclass(frozen=True)
 class Trail:
     """The audit schema: its tables and its functions.
 
@@ -171,13 +193,51 @@ class Trail:
         return hashlib.sha256(self.functions_sql.encode()).hexdigest()
 
     @cached_property
-    def function_bodies(self) -> Mapping[str, str]:
-        """The source of each function, by its name."""
+    def functions(self) -> Mapping[str, FunctionSource]:
+        """What each function should be, by its name."""
         pattern = (
-            r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\((?:(?!^CREATE OR REPLACE).)*?"
-            r"^AS \$function\$(.*?)\$function\$;"
+            r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\(((?:(?!^CREATE OR REPLACE).)*?)"
+            r"^AS \$function\$(.*?)\$function\$;?$"
         )
-        return dict(re.findall(pattern, self.functions_sql, re.DOTALL | re.MULTILINE))
+        found = re.findall(pattern, self.functions_sql, re.DOTALL | re.MULTILINE)
+        return {name: FunctionSource.parse(header, body) for name, header, body in found}
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """What the tables of the trail should be, as ``check_trail()`` compares it."""
+        pattern = r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\("
+        return {
+            "columns": [
+                {
+                    "table": table.name,
+                    "name": column.name,
+                    "type": column.type.compile(dialect=_DIALECT).lower(),
+                    "required": not column.nullable,
+                }
+                for table in self.tables
+                for column in table.columns
+            ],
+            "indexes": [
+                {
+                    "table": table.name,
+                    "name": index.name,
+                    "columns": [column.name for column in index.columns],
+                }
+                for table in self.tables
+                for index in sorted(table.indexes, key=lambda index: str(index.name))
+            ],
+            "functions": sorted(set(re.findall(pattern, self.functions_sql, re.MULTILINE))),
+        }
+
+    def index_sql(self, name: str) -> str | None:
+        """The statement that makes an index of the trail beside writers; None if it is not ours."""
+        for table in self.tables:
+            for index in table.indexes:
+                if index.name == name:
+                    element = CreateIndex(index, if_not_exists=True)
+                    text = str(element.compile(dialect=_DIALECT)).strip()
+                    return text.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+        return None
 
     @property
     def comment_sql(self) -> str:

@@ -108,15 +108,15 @@ def changes(
 ) -> tuple[FieldChange, ...]:
     """Return the fields that an activity changed.
 
-    An insert is all additions, a delete all removals. An update compares ``old_data`` with
-    ``old_data || changed_data``: what ``changed_data`` names has changed, because the trigger
-    compares stored images and so sees more than Python's ``==`` does (10 and 10.0).
+    An insert and a baseline are all additions, a delete all removals. An update compares
+    ``old_data`` with ``old_data || changed_data``: what ``changed_data`` names has changed, because
+    the trigger compares stored images and so sees more than Python's ``==`` does (10 and 10.0).
 
     :param verb: ``activity.verb``; truncations and marks change no field.
     :param unchanged: whether the fields that an update left alone follow the changed ones.
     """
     old, new = old_data or {}, changed_data or {}
-    if verb == "insert":
+    if verb in {"insert", "baseline"}:
         return tuple(FieldChange(field, ABSENT, value, "added") for field, value in new.items())
     if verb == "delete":
         return tuple(FieldChange(field, value, ABSENT, "removed") for field, value in old.items())

@@ -68,6 +68,10 @@ class TableBusyError(AuditError):
     """A table is in use, and its triggers could not be installed: try again later."""
 
 
+class BackfillError(AuditError):
+    """A table cannot be backfilled as it stands: the message says why, and what to do first."""
+
+
 class NotGrantedError(AuditError):
     """This database role has not been granted what it tried."""
 

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import context, history, install, models, sql
+from audit_app import checks, context, history, install, models, sql
 from audit_app import identity as identities
+from audit_app.checks import Finding
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
@@ -28,7 +29,6 @@ from audit_app.errors import (
     NotVersionedError,
 )
 from audit_app.formerly import Place
-from audit_app.install import Finding
 
 _KEY = "audit_app"  # in app.extensions
 
@@ -453,9 +453,25 @@ class AuditLogger:
         install.install_trail(connection, self.trail)
         install.install_tables(connection, self.audited_tables())
 
-    def check(self, connection: sa.Connection) -> tuple[Finding, ...]:
-        """Compare the installation with what is declared; see :func:`audit_app.install.check`."""
-        return install.check(connection, self.trail, self.audited_tables())
+    def check(self, connection: sa.Connection | None = None) -> tuple[Finding, ...]:
+        """Compare the installation with what is declared; see :func:`audit_app.checks.check`.
+
+        For a health endpoint::
+
+            ok = not audit_app.checks.has_errors(audit_logger.check())
+
+        :param connection: without it, one of its own to the current application's database.
+        :raises NotInstalledError: if the trail is not installed.
+        :raises NotGrantedError: if the database role may not call the trail's functions.
+        """
+        if connection is None:
+            engine = self.session.get_bind(mapper=sa.inspect(self.activity_cls))
+            if isinstance(engine, sa.Connection):  # as savepoint-based tests bind the session
+                return self.check(engine)
+            with engine.connect() as own:
+                return self.check(own)
+        trusted = current_app.config.get("AUDIT_TRUSTED_ROLES", ()) if current_app else ()
+        return checks.check(connection, self.trail, self.audited_tables(), trusted=trusted)
 
     # -- Listeners ----------------------------------------------------------------------------
 

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from audit_app.errors import (
     AuditError,
+    BackfillError,
     InstallationConflictError,
     InvalidOptionError,
     MissingPrimaryKeyError,
     NotInstalledError,
+    NotVersionedError,
     TableBusyError,
     UnknownColumnError,
     UnsupportedDatabaseError,
 )
 
+T = TypeVar("T")
+
 if TYPE_CHECKING:
     from audit_app.ddl import AuditedTable, Trail
 
-_LOCK_NOT_AVAILABLE = "55P03"
+_BUSY = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
 _UNDEFINED = frozenset({"3F000", "42P01", "42883"})  # schema, table, function
 _ERRORS: dict[str, type[AuditError]] = {
+    "55000": BackfillError,  # object_not_in_prerequisite_state
     "42703": UnknownColumnError,  # undefined_column
     "42710": InstallationConflictError,  # duplicate_object
     "42P16": MissingPrimaryKeyError,  # invalid_table_definition
@@ -95,7 +99,7 @@ def install_trail(connection: sa.Connection, trail: Trail, *, anew: bool = False
             with connection.begin_nested():
                 connection.execute(sa.text(trail.install_sql))
         except sa.exc.DBAPIError as error:
-            raise _explain(error, trail.schema_name) from error
+            raise explain(error, trail.schema_name) from error
 
 
 def _exists(connection: sa.Connection, name: str) -> bool:
@@ -116,7 +120,7 @@ def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) ->
                 table,
                 "audit_table",
                 sa.cast(sa.literal(list(table.exclude), sa.ARRAY(sa.Text)), sa.ARRAY(sa.Text)),
-                _jsonb(table.options.as_dict()),
+                as_jsonb(table.options.as_dict()),
             )
 
 
@@ -126,26 +130,6 @@ def uninstall_table(connection: sa.Connection, table: AuditedTable) -> None:
     :raises NotInstalledError: if the trail is not installed.
     """
     _run(connection, table, "unaudit_table")
-
-
-def _check_functions(connection: sa.Connection, trail: Trail) -> list[Finding]:
-    """Compare the functions of the trail with those of this version of the package."""
-    query = sa.text(
-        "SELECT CAST(proname AS text) AS name, prosrc AS body FROM pg_catalog.pg_proc "
-        "WHERE pronamespace OPERATOR(pg_catalog.=) CAST("
-        "pg_catalog.to_regnamespace(pg_catalog.quote_ident(CAST(:name AS text))) AS oid)"
-    )
-    rows = connection.execute(query, {"name": trail.schema_name})
-    installed: dict[str, str] = {row.name: row.body for row in rows}
-    findings = []
-    for name, body in trail.function_bodies.items():
-        where = f"{trail.schema_name}.{name}()"
-        if name not in installed:
-            findings.append(Finding("missing", where, "is not installed", _AGAIN))
-        elif installed[name] != body:
-            message = "is another version's, or was altered"
-            findings.append(Finding("altered", where, message, _AGAIN))
-    return findings
 
 
 def install_online(
@@ -170,90 +154,121 @@ def install_online(
     with engine.begin() as connection:
         install_trail(connection, trail, anew=True)
     for table in tables:
-        for attempt in range(1, attempts + 1):
-            try:
-                with engine.begin() as connection:
-                    connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(lock_timeout)}"))
-                    install_tables(connection, [table])
-            except sa.exc.OperationalError as error:
-                if sqlstate(error) != _LOCK_NOT_AVAILABLE:
-                    raise
-                if attempt == attempts:
-                    raise TableBusyError(
-                        f"{table.regclass} was busy in {attempts} attempts: end the transactions "
-                        "that hold it (pg_stat_activity shows them), and install again."
-                    ) from error
-                progress(f"{table.regclass}: busy, attempt {attempt} of {attempts}")
-                time.sleep(lock_timeout / 1000)
-            else:
-                progress(f"{table.regclass}: tracked")
-                break
+        patiently(
+            engine,
+            lambda connection, table=table: install_tables(connection, [table]),  # type: ignore[misc]
+            table.regclass,
+            lock_timeout=lock_timeout,
+            attempts=attempts,
+            progress=progress,
+        )
+        progress(f"{table.regclass}: tracked")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something about the installation that is not as it should be.
+def uninstall_online(
+    engine: sa.Engine,
+    trail: Trail,
+    names: Sequence[str] = (),
+    *,
+    lock_timeout: int = 1000,
+    attempts: int = 30,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Stop to track tables on a database in use. What was recorded stays.
 
-    :ivar code: what kind of thing: ``untracked``, ``drift``, ``partition``, …
-    :ivar table: the table it is about.
-    :ivar message: what is wrong.
-    :ivar remedy: what to do.
+    :param names: the tables, as SQL writes them; none means all that are tracked, declared or not.
+    :raises NotInstalledError: if the trail is not installed.
+    :raises NotVersionedError: if one of ``names`` is not tracked; nothing was changed then.
+    :raises TableBusyError: if a table stayed busy; those before it are done.
     """
+    with engine.connect() as connection:
+        if not is_installed(connection, trail):
+            raise not_installed(trail.schema_name)
+        tracked: dict[int | None, str] = {
+            row.oid: row.name for row in connection.execute(_TRACKED, {"schema": trail.schema_name})
+        }
+        oids = relations(connection, names)
+    for name, oid in zip(names, oids, strict=True):
+        if oid not in tracked:
+            known = ", ".join(sorted(tracked.values())) or "none is"
+            raise NotVersionedError(f"{name!r} is not a tracked table; tracked: {known}.")
+    function = getattr(getattr(sa.func, trail.schema_name), "unaudit_table")  # noqa: B009
+    for oid in oids if names else tracked:
+        call = sa.select(function(as_regclass(tracked[oid])))
+        patiently(
+            engine,
+            lambda connection, call=call: connection.execute(call),  # type: ignore[misc]
+            tracked[oid],
+            lock_timeout=lock_timeout,
+            attempts=attempts,
+            progress=progress,
+        )
+        progress(f"{tracked[oid]}: not tracked any more")
 
-    code: str
-    table: str
-    message: str
-    remedy: str
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+def drop_trail(engine: sa.Engine, trail: Trail) -> None:
+    """Drop the audit schema with all history, and see that it is gone.
 
-
-_AGAIN = "Install the trail again: flask audit install."
-_REMEDIES = {
-    "grant": "Take it away: REVOKE … FROM …, or flask audit grant --role ….",
-    "append_only": _AGAIN,
-    "missing": "Create the table, or stop tracking it.",
-    "order": "Rename that trigger, so that ours comes first and records causes before effects.",
-    "owner": "Let the owner of the trail install it: flask audit grant --owner ….",
-    "type": "Give the type to the owner of the table: ALTER TYPE … OWNER TO ….",
-    "child": "Track the child too: it needs a primary key and audit_table().",
-    "subscription": "Track it with __versioned__ = {'level': 'row'}.",
-}
-
-
-def check(
-    connection: sa.Connection, trail: Trail, tables: Iterable[AuditedTable]
-) -> tuple[Finding, ...]:
-    """Compare the installation with ``tables``. Reads the catalog, changes nothing.
-
-    :return: what is not as it should be, in the order of the tables; nothing if all is well.
     :raises NotInstalledError: if the trail is not installed.
     """
-    if not is_installed(connection, trail):
-        raise not_installed(trail.schema_name)
-    functions = getattr(sa.func, trail.schema_name)
-    findings = _check_functions(connection, trail)
-    if any(finding.code == "missing" for finding in findings):
-        return tuple(findings)  # an older version: what would tell more is not there
-    columns = ("code", "relation", "message")
-    for row in connection.execute(sa.select(functions.check_trail().table_valued(*columns))):
-        remedy = _REMEDIES.get(row.code, "")
-        findings.append(Finding(row.code, row.relation, row.message, remedy))
-    for table in tables:
-        name = table.regclass
-        if not _exists(connection, name):
-            findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
-            continue
-        options = {"exclude": list(table.exclude), **table.options.as_dict()}
-        call = functions.check_table(_regclass(name), _jsonb(options)).table_valued(*columns)
-        rows = connection.execute(sa.select(call))
-        again = f"Track it again: {table.create_sql};"
-        findings += [
-            Finding(row.code, row.relation, row.message, _REMEDIES.get(row.code, again))
-            for row in rows
-        ]
-    return tuple(findings)
+    with engine.begin() as connection:
+        if not is_installed(connection, trail):
+            raise not_installed(trail.schema_name)
+        connection.execute(sa.text(trail.drop_sql))
+        if is_installed(connection, trail):
+            raise InstallationConflictError(
+                f"The schema {trail.schema_name!r} is still there: something keeps it from going."
+            )
+
+
+_TRACKED = sa.text(
+    "SELECT DISTINCT CAST(t.tgrelid AS bigint) AS oid, "
+    "pg_catalog.format('%I.%I', s.nspname, c.relname) AS name "
+    "FROM pg_catalog.pg_trigger AS t "
+    "JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
+    "JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
+    "JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid "
+    "JOIN pg_catalog.pg_namespace AS s ON s.oid OPERATOR(pg_catalog.=) c.relnamespace "
+    "WHERE CAST(n.nspname AS text) OPERATOR(pg_catalog.=) CAST(:schema AS text) "
+    "AND pg_catalog.starts_with(CAST(p.proname AS text), CAST('capture_' AS text)) "
+    # A partition goes with the table that it is a part of.
+    "AND NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(t.tgrelid) AS a "
+    "JOIN pg_catalog.pg_trigger AS o ON o.tgrelid OPERATOR(pg_catalog.=) CAST(a.relid AS oid) "
+    "AND o.tgfoid OPERATOR(pg_catalog.=) t.tgfoid "
+    "WHERE CAST(a.relid AS oid) OPERATOR(pg_catalog.<>) t.tgrelid) ORDER BY 2"
+)
+
+
+def patiently(
+    engine: sa.Engine,
+    step: Callable[[sa.Connection], T],
+    name: str,
+    *,
+    lock_timeout: int = 1000,
+    attempts: int = 30,
+    progress: Callable[[str], None] = lambda line: None,
+) -> T:
+    """Run ``step`` in a transaction that waits for locks no longer than ``lock_timeout``.
+
+    :param name: of the table, for the messages.
+    :raises TableBusyError: if the table stayed busy in every attempt.
+    """
+    for attempt in range(1, attempts + 1):
+        try:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(lock_timeout)}"))
+                return step(connection)
+        except sa.exc.DBAPIError as error:
+            if sqlstate(error) not in _BUSY:
+                raise
+            if attempt == attempts:
+                raise TableBusyError(
+                    f"{name} was busy in {attempts} attempts: end the transactions "
+                    "that hold it (pg_stat_activity shows them), and run this again."
+                ) from error
+            progress(f"{name}: busy, attempt {attempt} of {attempts}")
+            time.sleep(lock_timeout / 1000)
+    raise TableBusyError(f"attempts={attempts} must be 1 or more.")
 
 
 def _run(
@@ -262,20 +277,33 @@ def _run(
     call = getattr(getattr(sa.func, table.audit_schema), function)
     try:
         with connection.begin_nested():
-            connection.execute(sa.select(call(_regclass(table.regclass), *arguments)))
+            connection.execute(sa.select(call(as_regclass(table.regclass), *arguments)))
     except sa.exc.DBAPIError as error:
-        raise _explain(error, table.audit_schema) from error
+        raise explain(error, table.audit_schema) from error
 
 
-def _regclass(name: str) -> sa.Cast[Any]:
+def relations(connection: sa.Connection, names: Sequence[str]) -> list[int | None]:
+    """Resolve quoted names by the connection's search_path; None for what does not exist."""
+    query = sa.text(
+        "SELECT CAST(CAST(pg_catalog.to_regclass(n.name) AS oid) AS bigint) AS oid "
+        "FROM pg_catalog.unnest(CAST(:names AS text[])) WITH ORDINALITY AS n (name, position) "
+        "ORDER BY n.position"
+    )
+    return list(connection.scalars(query, {"names": list(names)}))
+
+
+def as_regclass(name: str) -> sa.Cast[Any]:
+    """Bind the quoted name of a relation, to be resolved by PostgreSQL."""
     return sa.cast(sa.literal(name, sa.Text), REGCLASS)
 
 
-def _jsonb(value: object) -> sa.Cast[Any]:
+def as_jsonb(value: object) -> sa.Cast[Any]:
+    """Bind a value as ``jsonb``."""
     return sa.cast(sa.literal(json.dumps(value), sa.Text), postgresql.JSONB)
 
 
-def _explain(error: sa.exc.DBAPIError, schema_name: str) -> Exception:
+def explain(error: sa.exc.DBAPIError, schema_name: str) -> Exception:
+    """Return the error of ours that says what ``error`` means; the same where it says all."""
     if is_missing(error, schema_name):
         return not_installed(schema_name)
     kind = _ERRORS.get(sqlstate(error) or "")

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 VERBS = ("insert", "update", "delete", "truncate")
 """The verbs of business writes, as ``activity.verb`` stores them."""
 
+BASELINE = "baseline"
+"""The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
+
 MARKS = ("suspend", "resume", "gap")
 """The trail's own marks: capture was suspended or resumed, or a change could not be recorded."""
 

@@ -45,11 +45,14 @@ def verb_labels() -> dict[str, str]:
         "update": _("Updated"),
         "delete": _("Deleted"),
         "truncate": _("Truncated"),
+        "baseline": _("Recording began"),
         "suspend": _("Capture suspended"),
         "resume": _("Capture resumed"),
         "gap": _("Gap"),
     }
-    return {verb: labels.get(verb, verb) for verb in (*models.VERBS, *models.MARKS)}
+    return {
+        verb: labels.get(verb, verb) for verb in (*models.VERBS, models.BASELINE, *models.MARKS)
+    }
 
 
 def zone_of(name: str) -> tzinfo:

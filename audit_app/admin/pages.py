@@ -184,6 +184,7 @@ _SYMBOLS = {
     "update": "~",
     "delete": "\N{MINUS SIGN}",
     "truncate": "∅",
+    "baseline": "◆",
     "suspend": "‖",
     "resume": "▸",
     "gap": "!",
@@ -233,7 +234,7 @@ class Row:
     note: str
 
 
-_MOST_CHIPS = {"insert": 4, "delete": 4, "update": 6}
+_MOST_CHIPS = {"insert": 4, "delete": 4, "update": 6, "baseline": 4}
 
 
 def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:

@@ -2,7 +2,8 @@
 
 The rendered text is valid under ``op.execute(text)``, ``sa.text()`` and ``sa.schema.DDL()`` alike,
 which treat ``%`` and ``:name`` each in their own way: so the files hold neither. (Those in the
-folder ``importing`` are statements with bound parameters, for :mod:`audit_app.importing` alone.)
+folder ``importing`` are statements with bound parameters, for :mod:`audit_app.importing` alone;
+those in ``queries`` are read by :func:`query`.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ FUNCTIONS: Sequence[str] = ("values.sql", "transaction_id.sql", "suspend.sql", "
 
 INSTALLERS: Sequence[str] = (
     "audit_table.sql",
+    "baseline.sql",
     "check.sql",
     "append_only.sql",
     "check_trail.sql",
@@ -47,7 +49,18 @@ def render(name: str, schema_name: str) -> str:
     """
     if name not in names():
         raise ConfigurationError(f"There is no SQL file {name!r}: use one of {', '.join(names())}.")
-    text = _read(name)
+    return _place(_read(name), schema_name)
+
+
+def query(name: str, schema_name: str) -> str:
+    """Return the query ``name`` of the folder ``queries``, for ``sa.text()``.
+
+    It is to run with ``search_path = pg_catalog, pg_temp``.
+    """
+    return _place(_read(f"queries/{name}.sql"), schema_name)
+
+
+def _place(text: str, schema_name: str) -> str:
     return text.replace("@schema_literal@", quote_literal(schema_name)).replace(
         "@schema@", quote_identifier(schema_name)
     )

@@ -11,6 +11,61 @@ AS $function$
     END
 $function$;
 
+-- What is wrong with the trigger for a verb; NULL if it is as audit_table() makes it.
+CREATE OR REPLACE FUNCTION @schema@.trigger_fault(target regclass, verb text, capture oid, is_row boolean)
+RETURNS text
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    WITH wanted AS (
+        SELECT
+            CASE upper(verb)
+                WHEN 'TRUNCATE' THEN 34  -- BEFORE
+                WHEN 'INSERT' THEN 4
+                WHEN 'UPDATE' THEN 16
+                WHEN 'DELETE' THEN 8
+            END + CASE WHEN is_row AND upper(verb) <> 'TRUNCATE' THEN 1 ELSE 0 END AS type,
+            CASE WHEN NOT is_row AND upper(verb) IN ('UPDATE', 'DELETE') THEN 'old_table' END AS old_table,
+            CASE WHEN NOT is_row AND upper(verb) IN ('INSERT', 'UPDATE') THEN 'new_table' END AS new_table
+    )
+    SELECT nullif(coalesce(
+        (
+            SELECT CASE
+                WHEN t.tgfoid <> capture THEN 'it calls another function'
+                WHEN t.tgenabled = 'D' THEN 'it is disabled'
+                WHEN t.tgenabled <> 'A' THEN 'it does not fire in every session'
+                WHEN t.tgtype <> w.type OR t.tgconstraint <> 0 THEN 'it fires at another event or another time'
+                WHEN t.tgattr::text <> '' THEN 'it fires for some of the columns only'
+                WHEN t.tgoldtable IS DISTINCT FROM w.old_table OR t.tgnewtable IS DISTINCT FROM w.new_table
+                THEN 'it is not given the rows'
+                WHEN NOT pg_get_triggerdef(t.oid) ~ 'WHEN [(][(]set_config[(]''audit_app.writer''::text, [(]*CURRENT_USER[)]*::text, true[)] IS NOT NULL[)][)] EXECUTE'
+                THEN 'its condition is another one'
+                ELSE ''
+            END
+            FROM pg_trigger AS t
+            WHERE t.tgrelid = target AND t.tgname = @schema@.trigger_name(verb)
+        ),
+        'it is missing'
+    ), '')
+    FROM wanted AS w
+$function$;
+
+-- The options that a capture function was made with; NULL if its comment does not tell them any more.
+CREATE OR REPLACE FUNCTION @schema@.installed_options(capture oid)
+RETURNS jsonb
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    RETURN obj_description(capture, 'pg_proc')::jsonb #> '{audit_app,options}';
+EXCEPTION
+    WHEN data_exception THEN
+        RETURN NULL;
+END
+$function$;
+
 -- What a capture function fixes, as the catalog keeps it: where names are looked up; the output settings,
 -- so that a client's own do not change what is stored; and what a condition means.
 CREATE OR REPLACE FUNCTION @schema@.capture_settings(options jsonb)
@@ -116,6 +171,10 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM pg_proc AS p
         WHERE p.pronamespace = _schema AND p.proname = _function AND p.prosrc = _body
+          AND p.prosecdef
+          AND p.proconfig IS NOT DISTINCT FROM @schema@.capture_settings(options)
+          AND p.proowner = (SELECT n.nspowner FROM pg_namespace AS n WHERE n.oid = _schema)
+          AND @schema@.installed_options(p.oid) IS NOT DISTINCT FROM options
     ) THEN
         EXECUTE concat(
             'CREATE OR REPLACE FUNCTION @schema@.', quote_ident(_function), '() RETURNS trigger ',
@@ -135,7 +194,10 @@ BEGIN
         );
         EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), '() FROM PUBLIC');
         -- It writes with the rights of its owner, who is the owner of the trail.
-        IF _owner <> current_user THEN
+        IF EXISTS (
+            SELECT FROM pg_proc AS p
+            WHERE p.pronamespace = _schema AND p.proname = _function AND pg_get_userbyid(p.proowner) <> _owner
+        ) THEN
             EXECUTE concat('ALTER FUNCTION @schema@.', quote_ident(_function), '() OWNER TO ', quote_ident(_owner));
         END IF;
         EXECUTE concat(
@@ -159,22 +221,28 @@ BEGIN
             _trigger := @schema@.trigger_name(_verb);
             _is_wanted := NOT options ? 'on' OR options -> 'on' ? lower(_verb);
             SELECT
-                p.pronamespace = _schema AND p.proname = _function AND t.tgenabled = 'A' AS is_current,
+                @schema@.trigger_fault(_part, _verb, (
+                    SELECT f.oid FROM pg_proc AS f WHERE f.pronamespace = _schema AND f.proname = _function
+                ), _is_row) IS NULL AS is_current,
                 (t.tgtype & 1 = 1) AS is_row,
-                t.tgqual IS NOT NULL AS knows_writer,
+                t.tgconstraint <> 0 AS is_constraint,
                 t.tgparentid <> 0 AS is_inherited
             INTO _existing
             FROM pg_trigger AS t
             JOIN pg_proc AS p ON p.oid = t.tgfoid
             WHERE t.tgrelid = _part AND t.tgname = _trigger;
             IF FOUND AND NOT _existing.is_inherited
-                AND (NOT _is_wanted OR _existing.is_row <> (_is_row AND _verb <> 'TRUNCATE'))
+                AND (
+                    NOT _is_wanted
+                    OR _existing.is_row <> (_is_row AND _verb <> 'TRUNCATE')
+                    OR _existing.is_constraint
+                )
             THEN
                 EXECUTE concat('DROP TRIGGER ', quote_ident(_trigger), ' ON ', _part);
                 _existing.is_current := false;
             END IF;
             CONTINUE WHEN NOT _is_wanted
-                OR coalesce(_existing.is_current AND _existing.knows_writer, false)
+                OR coalesce(_existing.is_current, false)
                 OR (_is_row AND _verb <> 'TRUNCATE' AND _part <> target_table);
             EXECUTE concat(
                 'CREATE OR REPLACE TRIGGER ', quote_ident(_trigger),

@@ -425,7 +425,8 @@ $function$;
 -- The INSERT that records what a statement did.
 --
 --   operation   'INSERT', 'UPDATE', 'DELETE', or 'UPDATE BY KEY' for updates whose old and new rows
---               do not come in pairs
+--               do not come in pairs, or 'BASELINE' for rows that were there before; this one ends in
+--               a WHERE that may be added to
 --   installed   as for captured_columns
 --   relid, schema_name, table_name   expressions for what to record
 --   old_rows, new_rows   what stands in FROM for the rows
@@ -444,7 +445,9 @@ DECLARE
     _new text;
     _changed text;
     _differs text;
-    _condition text := @schema@.condition_expression(target, operation, options);
+    _condition text := @schema@.condition_expression(
+        target, CASE operation WHEN 'BASELINE' THEN 'INSERT' ELSE operation END, options
+    );
     _old_key text := @schema@.key_expression(target, 'o');
     _new_key text := @schema@.key_expression(target, 'n');
     _row_key text := @schema@.key_expression(target, 'r');
@@ -562,6 +565,11 @@ BEGIN
             _head, '''insert'', ', _new_key, ', NULL, NULL, ', _new,
             E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n',
             E'\nWHERE true' || nullif(_condition, '')
+        )
+        WHEN 'BASELINE' THEN concat(
+            _head, '''baseline'', ', _new_key, ', NULL, NULL, ', _new,
+            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n',
+            E'\nWHERE true', _condition
         )
         WHEN 'DELETE' THEN concat(
             _head, '''delete'', ', _old_key, ', NULL, ', _old, ', NULL',

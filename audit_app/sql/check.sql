@@ -16,12 +16,15 @@ DECLARE
     _options jsonb;
     _is_row boolean;
 BEGIN
+    -- One trigger may have been replaced by another that calls the function of another table.
     SELECT p.oid, p.proname, p.prosrc, p.prosecdef, p.proconfig, p.proowner,
-           obj_description(p.oid, 'pg_proc')::jsonb #> '{audit_app,options}' AS options
+           @schema@.installed_options(p.oid) AS options
     INTO _function
     FROM pg_trigger AS t
     JOIN pg_proc AS p ON p.oid = t.tgfoid
     WHERE t.tgrelid = target_table AND starts_with(p.proname, 'capture_') AND p.pronamespace = _schema
+    GROUP BY p.oid
+    ORDER BY count(*) DESC, p.oid
     LIMIT 1;
     IF NOT FOUND THEN
         RETURN QUERY SELECT 'untracked', target_table::text, 'has no trigger of the trail';
@@ -58,18 +61,26 @@ BEGIN
             SELECT
                 CASE WHEN _part = target_table THEN 'trigger' ELSE 'partition' END,
                 _part::text,
-                concat('has no working trigger for ', _verb)
-            WHERE NOT EXISTS (
-                SELECT
-                FROM pg_trigger AS t
-                WHERE t.tgrelid = _part
-                  AND t.tgname = @schema@.trigger_name(_verb)
-                  AND t.tgfoid = _function.oid
-                  AND t.tgenabled = 'A'
-                  AND pg_get_triggerdef(t.oid) ~ 'WHEN [(][(]set_config[(]''audit_app.writer''::text, [(]*CURRENT_USER[)]*::text, true[)] IS NOT NULL[)][)] EXECUTE'
-            );
+                concat('has no working trigger for ', _verb, ': ', f.fault)
+            FROM (SELECT @schema@.trigger_fault(_part, _verb, _function.oid, _is_row)) AS f (fault)
+            WHERE f.fault IS NOT NULL;
         END LOOP;
     END LOOP;
+
+    -- A change must be recorded once, and by the function of its own table.
+    RETURN QUERY
+    SELECT 'duplicate', t.tgrelid::regclass::text, concat('has a trigger of the trail too many: ', t.tgname)
+    FROM pg_trigger AS t
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE (t.tgrelid = target_table OR t.tgrelid IN (SELECT part.relid FROM pg_partition_tree(target_table) AS part))
+      AND p.pronamespace = _schema
+      AND starts_with(p.proname, 'capture_')
+      AND NOT EXISTS (
+          SELECT
+          FROM unnest(ARRAY['insert', 'update', 'delete', 'truncate']) AS v (verb)
+          WHERE t.tgname = @schema@.trigger_name(v.verb)
+            AND (NOT _options ? 'on' OR _options -> 'on' ? v.verb)
+      );
 
     -- Whoever owns a type can rename its values, or drop it and the column with it.
     RETURN QUERY
@@ -87,7 +98,14 @@ BEGIN
         a.privilege_type, ' is granted to ', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END
     )
     FROM pg_class AS c
-    CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+    CROSS JOIN LATERAL (
+        SELECT r.grantee, r.privilege_type FROM aclexplode(c.relacl) AS r
+        UNION
+        SELECT r.grantee, r.privilege_type
+        FROM pg_attribute AS t
+        CROSS JOIN LATERAL aclexplode(t.attacl) AS r
+        WHERE t.attrelid = c.oid
+    ) AS a
     WHERE (c.oid = target_table OR c.oid IN (SELECT p.relid FROM pg_partition_tree(target_table) AS p))
       AND a.grantee <> c.relowner
       AND a.privilege_type IN ('TRIGGER', 'REFERENCES');
@@ -122,4 +140,48 @@ BEGIN
       AND t.tgtype & 66 = 0
       AND (t.tgtype & 1 = 1) = _is_row;
 END
+$function$;
+
+-- What is wrong with the tracking of all tables.
+--
+--   tables   what the application declares: {"name", "relation", "options"} of each, the relation's
+--            number NULL if there is none
+CREATE OR REPLACE FUNCTION @schema@.check_tables(tables jsonb)
+RETURNS TABLE (code text, relation text, message text, "position" bigint)
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    WITH declared AS (
+        SELECT d.value ->> 'name' AS name, (d.value ->> 'relation')::oid AS oid, d.value -> 'options' AS options, d.ordinal
+        FROM jsonb_array_elements(tables) WITH ORDINALITY AS d (value, ordinal)
+    ),
+    covered AS (
+        SELECT d.oid FROM declared AS d WHERE d.oid IS NOT NULL
+        UNION
+        SELECT p.relid::oid FROM declared AS d CROSS JOIN LATERAL pg_partition_tree(d.oid) AS p
+    )
+    SELECT 'missing', d.name, 'does not exist', d.ordinal
+    FROM declared AS d
+    WHERE d.oid IS NULL
+    UNION ALL
+    SELECT f.code, f.relation, f.message, d.ordinal
+    FROM declared AS d
+    CROSS JOIN LATERAL @schema@.check_table(d.oid, d.options) AS f
+    WHERE d.oid IS NOT NULL
+    UNION ALL
+    SELECT DISTINCT 'orphan', t.tgrelid::regclass::text, 'is tracked, and the application does not declare it', NULL::bigint
+    FROM pg_trigger AS t
+    JOIN pg_proc AS p ON p.oid = t.tgfoid
+    WHERE p.pronamespace = '@schema@'::regnamespace
+      AND starts_with(p.proname, 'capture_')
+      -- A partition comes with the table that it is a part of.
+      AND NOT t.tgrelid IN (SELECT c.oid FROM covered AS c)
+      AND NOT EXISTS (
+          SELECT
+          FROM pg_partition_ancestors(t.tgrelid) AS a
+          JOIN pg_trigger AS above ON above.tgrelid = a.relid AND above.tgfoid = t.tgfoid
+          WHERE a.relid <> t.tgrelid
+      )
+    ORDER BY 4, 2, 1
 $function$;

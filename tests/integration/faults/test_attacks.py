@@ -8,7 +8,7 @@ import threading
 import pytest
 import sqlalchemy as sa
 
-from audit_app import AuditLogger, install, roles
+from audit_app import AuditLogger, checks, roles
 from audit_app.ddl import AuditedTable
 from tests.trail import Trail
 
@@ -98,7 +98,7 @@ def test_check_names_a_type_of_another_role(types: Trail) -> None:
     types.create("CREATE TABLE thing (id int PRIMARY KEY, v mood)", "thing")
     with types.engine.connect() as connection:
         table = AuditedTable("audit", None, "thing")
-        (finding,) = install.check(connection, types.logger.trail, [table])
+        (finding,) = checks.check(connection, types.logger.trail, [table])
     assert (finding.code, finding.message.split(": ")[1]) == ("type", "v public.mood")
 
 
@@ -131,9 +131,7 @@ def test_what_an_administrator_runs(article: Trail, mallory: Trail, role: str) -
     with article.engine.begin() as connection:
         article.logger.install(connection)
         assert (
-            install.check(
-                connection, article.logger.trail, [AuditedTable("audit", None, "article")]
-            )
+            checks.check(connection, article.logger.trail, [AuditedTable("audit", None, "article")])
             == ()
         )
         roles.grant(connection, "audit", roles.Roles(applications=[role]))
@@ -177,7 +175,7 @@ def test_the_trigger_privilege(article: Trail, mallory: Trail, role: str) -> Non
     for privilege, grantee in (("TRIGGER", f'"{role}"'), ("REFERENCES", "PUBLIC")):
         article.script(f"GRANT {privilege} ON article TO {grantee}")
         with article.engine.connect() as connection:
-            (finding,) = install.check(connection, article.logger.trail, [table])
+            (finding,) = checks.check(connection, article.logger.trail, [table])
         assert (finding.code, finding.message.split()[0]) == ("privilege", privilege)
         article.script(f"REVOKE {privilege} ON article FROM {grantee}")
 

@@ -8,7 +8,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from audit_app import errors, install
+from audit_app import checks, errors, install
 from audit_app.ddl import AuditedTable
 from tests.trail import Trail
 
@@ -62,7 +62,7 @@ def test_a_table_that_stays_busy(shop: Trail) -> None:
                 shop.engine, shop.logger.trail, [ARTICLE, TAG], lock_timeout=50, attempts=2
             )
     with shop.engine.connect() as connection:
-        found = install.check(connection, shop.logger.trail, [ARTICLE, TAG])
+        found = checks.check(connection, shop.logger.trail, [ARTICLE, TAG])
     assert [(f.code, f.table) for f in found] == [("untracked", "public.tag")]
 
 
@@ -103,10 +103,10 @@ def test_check_names_the_tampering(shop: Trail, statements: str, code: str) -> N
     """Triggers disabled, dropped, replaced; functions altered; grants widened."""
     shop.track("article")
     with shop.engine.connect() as connection:
-        assert install.check(connection, shop.logger.trail, [ARTICLE]) == ()
+        assert checks.check(connection, shop.logger.trail, [ARTICLE]) == ()
     shop.script(statements)
     with shop.engine.connect() as connection:
-        found = install.check(connection, shop.logger.trail, [ARTICLE])
+        found = checks.check(connection, shop.logger.trail, [ARTICLE])
     assert {finding.code for finding in found} == set(code.split())
     assert all(finding.message and finding.remedy for finding in found)
     if code in {"grant", "order"}:  # not for us to take away
@@ -117,4 +117,4 @@ def test_check_names_the_tampering(shop: Trail, statements: str, code: str) -> N
     )
     install.install_online(shop.engine, shop.logger.trail, [ARTICLE])
     with shop.engine.connect() as connection:
-        assert install.check(connection, shop.logger.trail, [ARTICLE]) == ()
+        assert checks.check(connection, shop.logger.trail, [ARTICLE]) == ()

@@ -1,0 +1,16 @@
+-- The trail as a whole: which version is installed, and how large it is.
+SELECT
+    obj_description(n.oid, 'pg_namespace') AS comment,
+    CAST(pg_get_userbyid(n.nspowner) AS text) AS owner,
+    (
+        SELECT CAST(sum(pg_total_relation_size(p.oid)) AS bigint)
+        FROM pg_class AS p
+        WHERE p.relnamespace = n.oid AND p.relkind IN ('r', 'm')
+    ) AS bytes,
+    (
+        SELECT CAST(sum(greatest(p.reltuples, 0)) AS bigint)
+        FROM pg_class AS p
+        WHERE p.relnamespace = n.oid AND p.relkind = 'r' AND p.relname = 'activity'
+    ) AS activities_estimate
+FROM pg_namespace AS n
+WHERE n.nspname = @schema_literal@
