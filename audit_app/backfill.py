@@ -89,11 +89,11 @@ def backfill(
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size={batch_size} must be 1 or more.")
-    with engine.connect() as connection:
-        if not is_installed(connection, trail):
-            raise not_installed(trail.schema_name)
     run = _Run(engine, trail.schema_name, batch_size, lock_timeout, attempts, progress, log)
     try:
+        with engine.connect() as connection:
+            if not is_installed(connection, trail):
+                raise not_installed(trail.schema_name)
         return tuple(run(table) for table in tables)
     except sa.exc.DBAPIError as error:
         if sqlstate(error) == "42501":

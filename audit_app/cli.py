@@ -190,7 +190,7 @@ def _status_row(table: TableStatus) -> tuple[str, str, str, str, str]:
 def _size(number: int | None) -> str:
     if number is None:
         return "-"
-    size, units = float(number), ("B", "kB", "MB", "GB", "TB")
+    size, units = float(number), ["B", "kB", "MB", "GB", "TB"]
     while size >= 1024 and len(units) > 1:
         size, units = size / 1024, units[1:]
     return f"{size:.0f} {units[0]}" if units[0] in {"B", "kB"} else f"{size:.1f} {units[0]}"
@@ -213,6 +213,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 @with_appcontext
 @_clearly
 def uninstall(
+    *,
     tables: Sequence[str],
     drop_trail: bool,
     confirm: str | None,

@@ -117,12 +117,12 @@ BEGIN
     ) AS n (schema, name);
 
     -- First the rows are locked, then they are read by a statement of its own: whoever wrote to one of them
-    -- before has committed, and what it left in the trail is seen; whoever wants to write waits. So no row
-    -- gets its baseline after its first change.
+    -- before has committed, and what it left in the trail is seen; whoever wants to write waits, another
+    -- backfill too. So no row gets its baseline twice, or after its first change.
     EXECUTE concat(
         'SELECT array_agg(l.place) FROM (SELECT r.ctid AS place FROM ONLY ', leaf, ' AS r CROSS JOIN LATERAL (SELECT ', _aliased,
         ') AS k WHERE ', _lower, ' AND ', _upper, ' AND ', @schema@.unrecorded_expression(target, 'k', _names),
-        ' FOR SHARE OF r) AS l'
+        ' FOR NO KEY UPDATE OF r) AS l'
     ) INTO _places;
     added := 0;
     IF _places IS NOT NULL THEN

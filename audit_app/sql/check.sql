@@ -32,7 +32,10 @@ BEGIN
     END IF;
     _options := coalesce(_function.options, '{"exclude": []}');
 
-    IF wanted IS NOT NULL AND _options <> wanted THEN
+    IF _function.options IS NULL THEN
+        RETURN QUERY SELECT 'options', target_table::text,
+            'has a capture function whose comment does not tell its options any more';
+    ELSIF wanted IS NOT NULL AND _options <> wanted THEN
         RETURN QUERY SELECT 'options', target_table::text,
             concat('is tracked with ', _options, ' and should be with ', wanted);
     END IF;
