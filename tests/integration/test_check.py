@@ -6,29 +6,19 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from flask_sqlalchemy import SQLAlchemy
 
-from audit_app import AuditLogger, checks, errors
+from audit_app import checks, errors
 from audit_app.ddl import AuditedTable
 from tests.server import Server
 from tests.trail import Trail
 
 ARTICLE = AuditedTable("audit", None, "article")
 EVENT = AuditedTable("audit", None, "event")
-
-
-@pytest.fixture
-def shop(trail: Trail) -> Trail:
-    """A plain table and a partitioned one, both tracked and as they should be."""
-    trail.create("CREATE TABLE article (id int PRIMARY KEY, name text)", "article")
-    trail.run("CREATE TABLE event (id int PRIMARY KEY, name text) PARTITION BY RANGE (id)")
-    trail.create("CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM (0) TO (10)", "event")
-    return trail
 
 
 @pytest.fixture
@@ -295,34 +285,6 @@ def test_the_number_of_queries_does_not_grow(shop: Trail) -> None:
 
 
 # -- The command, and the health endpoint ---------------------------------------------------------
-
-
-@pytest.fixture
-def app(shop: Trail) -> Iterator[Flask]:
-    db: Any = SQLAlchemy()
-    logger = AuditLogger()
-    logger.init(db.Model)
-
-    class Article(db.Model):  # type: ignore[misc]
-        __tablename__ = "article"
-        __versioned__: ClassVar[dict[str, Any]] = {}
-        id = db.Column(db.Integer, primary_key=True)
-        name = db.Column(db.Text)
-
-    class Event(db.Model):  # type: ignore[misc]
-        __tablename__ = "event"
-        __versioned__: ClassVar[dict[str, Any]] = {}
-        id = db.Column(db.Integer, primary_key=True)
-        name = db.Column(db.Text)
-
-    app = Flask("shop")
-    app.config["SQLALCHEMY_DATABASE_URI"] = shop.url
-    db.init_app(app)
-    logger.init_app(app)
-    app.extensions["test_logger"] = logger
-    yield app
-    with app.app_context():
-        db.engine.dispose()
 
 
 def run(app: Flask, *arguments: str) -> Any:
