@@ -27,7 +27,8 @@ State = Literal["tracked", "partly", "untracked", "missing", "orphan"]
 class TableStatus:
     """A table that is declared or tracked.
 
-    :ivar name: quoted, as ``regclass`` reads it.
+    :ivar name: quoted, as it is declared.
+    :ivar relation: quoted, with its schema; None where the table does not exist.
     :ivar state: ``partly`` where a trigger is off or missing; ``orphan`` where it is tracked and
         the application does not declare it; ``missing`` where the table does not exist.
     :ivar rows_estimate: what the planner believes; None where the table does not exist.
@@ -36,6 +37,7 @@ class TableStatus:
     """
 
     name: str
+    relation: str | None
     schema_name: str | None
     table_name: str | None
     state: State
@@ -119,6 +121,7 @@ def status(
         found.append(
             TableStatus(
                 name=row.name,
+                relation=row.relation,
                 schema_name=row.schema_name,
                 table_name=row.table_name,
                 state=_state(row, options),

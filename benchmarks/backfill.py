@@ -7,6 +7,7 @@ python -m benchmarks.backfill --rows 100000
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 import uuid
 from unittest import mock
@@ -55,7 +56,7 @@ def _measure(trail: Trail) -> None:
 
     table = AuditedTable("audit", None, "big")
     (done,) = backfill(trail.engine, trail.logger.trail, [table], progress=note)
-    longest = max(b - a for a, b in zip(moments[1:], moments[2:], strict=False))
+    longest = max(b - a for a, b in itertools.pairwise(moments[1:]))
     print(
         f"{done.rows} rows, {done.added} recorded: {moments[-1] - moments[0]:.1f} s, "
         f"the longest batch {longest:.2f} s"

@@ -86,6 +86,10 @@ class Links:
             return self._url("actor", actor_id=actor_id, **others)
         return self._url("actors", id=actor_id, **others)
 
+    def tables(self, **values: Any) -> str:
+        """Address of the page of what is tracked."""
+        return self._url("tables", **values)
+
     def asset(self, filename: str) -> str:
         """Address of a style sheet, script or image of ours."""
         return self._url("assets", filename=filename, v=asset_digest(filename), tz=None)

@@ -153,6 +153,16 @@ def cut(text: str, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def size_text(number: int | None) -> str:
+    """Return a number of bytes as people write it: ``1.2 MB``; empty for None."""
+    if number is None:
+        return ""
+    size, units = float(number), ["B", "kB", "MB", "GB", "TB"]
+    while size >= 1024 and len(units) > 1:
+        size, units = size / 1024, units[1:]
+    return f"{size:.0f} {units[0]}" if units[0] in {"B", "kB"} else f"{size:.1f} {units[0]}"
+
+
 def record_label(data: Mapping[str, Any], key: str) -> str:
     """Return a name for a record from its own data; empty if nothing looks like one."""
     for name in _NAME_FIELDS:

@@ -22,6 +22,7 @@ from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
+from audit_app.admin.tables import tables_page
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
 
@@ -253,6 +254,18 @@ class AuditPages:
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
         )
+
+    @_page("/tables/")
+    def tables(self) -> Any:
+        """Show what is tracked, and whether it is as it should be."""
+        logger, found = current_logger(), self._filtering()
+
+        def url(schema: str, table: str) -> str:
+            parameter = _table_parameter(logger, schema, table)
+            return self.links.feed(table=parameter) if parameter else ""
+
+        page = tables_page(logger, self.links, found, url)
+        return self._answer("audit/tables.html", page=page)
 
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:

@@ -26,6 +26,7 @@ listed AS (
 )
 SELECT
     l.name,
+    CAST(CAST(l.oid AS regclass) AS text) AS relation,
     n.nspname AS schema_name,
     c.relname AS table_name,
     l.position,
