@@ -174,7 +174,7 @@ def _status_lines(found: Status) -> list[str]:
     lines = [
         f"schema    {found.schema_name}, of {found.owner}",
         f"version   {version} (sha256 {(found.installed_digest or 'unknown')[:12]})",
-        f"trail     about {found.activities_estimate:,} activities, {_size(found.bytes)}",
+        f"trail     {_about(found.activities_estimate)} activities, {_size(found.bytes)}",
         "",
     ]
     rows = [("table", "state", "rows", "size", "last change"), *map(_status_row, found.tables)]
@@ -183,8 +183,11 @@ def _status_lines(found: Status) -> list[str]:
 
 def _status_row(table: TableStatus) -> tuple[str, str, str, str, str]:
     moment = table.last_change.isoformat(sep=" ", timespec="seconds") if table.last_change else "-"
-    rows = "-" if table.rows_estimate is None else f"~{table.rows_estimate:,}"
-    return (table.name, table.state, rows, _size(table.bytes), moment)
+    return (table.name, table.state, _about(table.rows_estimate), _size(table.bytes), moment)
+
+
+def _about(number: int | None) -> str:
+    return "-" if number is None else f"~{number:,}"
 
 
 def _size(number: int | None) -> str:

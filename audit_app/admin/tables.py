@@ -144,18 +144,21 @@ def _table(
         state, tone = _("Needs attention"), "bad"
     schema, name = table.schema_name or "", table.table_name or table.name
     moment = pages.moment_of(table.last_change, found.zone) if table.last_change else None
-    rows = "" if table.rows_estimate is None else f"{table.rows_estimate:,}"
     return TrackedTable(
         title=name if schema in {"", "public"} else f"{schema}.{name}",
         url=url(schema, name),
         state=state,
         tone=tone,
         details=_details(table),
-        rows=_("about %(num)s", num=rows) if rows else "",
+        rows=_about(table.rows_estimate),
         size=pages.size_text(table.bytes),
         last=moment,
         last_url=links.activity(table.last_activity_id) if table.last_activity_id else "",
     )
+
+
+def _about(number: int | None) -> str:
+    return "" if number is None else _("about %(num)s", num=f"{number:,}")
 
 
 def _details(table: TableStatus) -> tuple[str, ...]:
@@ -182,7 +185,7 @@ def _facts(state: Status) -> tuple[tuple[str, str], ...]:
     return (
         (_("Schema"), state.schema_name),
         (_("Owner"), state.owner or ""),
-        (_("Changes on record"), _("about %(num)s", num=f"{state.activities_estimate or 0:,}")),
+        (_("Changes on record"), _about(state.activities_estimate) or _("not known yet")),
         (_("Size of the trail"), pages.size_text(state.bytes)),
         (_("Functions"), version),
     )

@@ -43,7 +43,8 @@ LEFT JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN LATERAL (
     SELECT
         CAST(sum(pg_total_relation_size(p.oid)) AS bigint) AS bytes,
-        CAST(sum(greatest(p.reltuples, 0)) FILTER (WHERE p.relkind <> 'p') AS bigint) AS rows_estimate,
+        -- Below zero: never analyzed, so nobody knows.
+        CAST(sum(p.reltuples) FILTER (WHERE p.relkind <> 'p' AND p.reltuples >= 0) AS bigint) AS rows_estimate,
         count(*) - 1 AS partitions
     FROM pg_class AS p
     WHERE p.oid = l.oid OR p.oid IN (SELECT tree.relid FROM pg_partition_tree(l.oid) AS tree)

@@ -8,7 +8,7 @@ SELECT
         WHERE p.relnamespace = n.oid AND p.relkind IN ('r', 'm')
     ) AS bytes,
     (
-        SELECT CAST(sum(greatest(p.reltuples, 0)) AS bigint)
+        SELECT CAST(sum(p.reltuples) FILTER (WHERE p.reltuples >= 0) AS bigint)
         FROM pg_class AS p
         WHERE p.relnamespace = n.oid AND p.relkind = 'r' AND p.relname = 'activity'
     ) AS activities_estimate
