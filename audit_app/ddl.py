@@ -104,10 +104,10 @@ class AuditedTable:
     @property
     def create_sql(self) -> str:
         """The statement that starts the tracking, or brings it up to date."""
-        columns = ", ".join(sql.quote_literal(column) for column in self.exclude)
+        columns = ", ".join(map(sql.plain_literal, self.exclude))
         arguments = [self._target, f"ARRAY[{columns}]::text[]"]
         if self.options.as_dict():
-            arguments.append(sql.quote_literal(json.dumps(self.options.as_dict())) + "::jsonb")
+            arguments.append(sql.plain_literal(json.dumps(self.options.as_dict())) + "::jsonb")
         return f"SELECT {self._function('audit_table')}({', '.join(arguments)})"
 
     @property
@@ -122,7 +122,7 @@ class AuditedTable:
 
     @property
     def _target(self) -> str:
-        return sql.quote_literal(self.regclass) + "::regclass"
+        return sql.plain_literal(self.regclass) + "::regclass"
 
     def _function(self, name: str) -> str:
         return f"{sql.quote_identifier(self.audit_schema)}.{name}"
@@ -174,7 +174,7 @@ class Trail:
     def function_bodies(self) -> Mapping[str, str]:
         """The source of each function, by its name."""
         pattern = (
-            r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\((?:(?!^CREATE OR REPLACE).)*?"
+            r'^CREATE OR REPLACE FUNCTION "(?:[^"]|"")+"\.(\w+)\((?:(?!^CREATE OR REPLACE).)*?'
             r"^AS \$function\$(.*?)\$function\$;"
         )
         return dict(re.findall(pattern, self.functions_sql, re.DOTALL | re.MULTILINE))

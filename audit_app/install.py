@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -245,15 +245,23 @@ def check(
         if not _exists(connection, name):
             findings.append(Finding("missing", name, "does not exist", _REMEDIES["missing"]))
             continue
-        options = {"exclude": list(table.exclude), **table.options.as_dict()}
-        call = functions.check_table(_regclass(name), _jsonb(options)).table_valued(*columns)
-        rows = connection.execute(sa.select(call))
         again = f"Track it again: {table.create_sql};"
         findings += [
             Finding(row.code, row.relation, row.message, _REMEDIES.get(row.code, again))
-            for row in rows
+            for row in check_table(connection, table)
         ]
     return tuple(findings)
+
+
+def check_table(connection: sa.Connection, table: AuditedTable) -> Sequence[Any]:
+    """Compare the tracking of ``table``, which exists, with what is declared.
+
+    :return: rows with ``code``, ``relation`` and ``message``.
+    """
+    options = {"exclude": list(table.exclude), **table.options.as_dict()}
+    function = getattr(sa.func, table.audit_schema).check_table
+    call = function(_regclass(table.regclass), _jsonb(options))
+    return connection.execute(sa.select(call.table_valued("code", "relation", "message"))).all()
 
 
 def _run(
