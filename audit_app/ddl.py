@@ -104,10 +104,10 @@ class AuditedTable:
     @property
     def create_sql(self) -> str:
         """The statement that starts the tracking, or brings it up to date."""
-        columns = ", ".join(sql.quote_literal(column) for column in self.exclude)
+        columns = ", ".join(map(sql.plain_literal, self.exclude))
         arguments = [self._target, f"ARRAY[{columns}]::text[]"]
         if self.options.as_dict():
-            arguments.append(sql.quote_literal(json.dumps(self.options.as_dict())) + "::jsonb")
+            arguments.append(sql.plain_literal(json.dumps(self.options.as_dict())) + "::jsonb")
         return f"SELECT {self._function('audit_table')}({', '.join(arguments)})"
 
     @property
@@ -122,7 +122,7 @@ class AuditedTable:
 
     @property
     def _target(self) -> str:
-        return sql.quote_literal(self.regclass) + "::regclass"
+        return sql.plain_literal(self.regclass) + "::regclass"
 
     def _function(self, name: str) -> str:
         return f"{sql.quote_identifier(self.audit_schema)}.{name}"
@@ -196,16 +196,20 @@ class Trail:
     def functions(self) -> Mapping[str, FunctionSource]:
         """What each function should be, by its name."""
         pattern = (
-            r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\(((?:(?!^CREATE OR REPLACE).)*?)"
+            r'^CREATE OR REPLACE FUNCTION "(?:[^"]|"")+"\.(\w+)\(((?:(?!^CREATE OR REPLACE).)*?)'
             r"^AS \$function\$(.*?)\$function\$;?$"
         )
         found = re.findall(pattern, self.functions_sql, re.DOTALL | re.MULTILINE)
         return {name: FunctionSource.parse(header, body) for name, header, body in found}
 
     @property
+    def function_bodies(self) -> Mapping[str, str]:
+        """The source of each function, by its name."""
+        return {name: source.body for name, source in self.functions.items()}
+
+    @property
     def expected(self) -> dict[str, Any]:
         """What the tables of the trail should be, as ``check_trail()`` compares it."""
-        pattern = r"^CREATE OR REPLACE FUNCTION \S+?\.(\w+)\("
         return {
             "columns": [
                 {
@@ -226,7 +230,7 @@ class Trail:
                 for table in self.tables
                 for index in sorted(table.indexes, key=lambda index: str(index.name))
             ],
-            "functions": sorted(set(re.findall(pattern, self.functions_sql, re.MULTILINE))),
+            "functions": sorted(self.functions),
         }
 
     def index_sql(self, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
@@ -110,6 +111,8 @@ class AuditLogger:
         self._models = models.build_models(base, self.schema_name)
         self._models.activity._place = staticmethod(self.place)
         self._base = base
+        self.metadata.info.setdefault("audit_loggers", []).append(self)
+        _join_alembic()
         # The first use of a model configures it, and by that tells what is wrong with it.
         sa.event.listen(self._models.transaction, "before_mapper_configured", self._relate_actor)
         sa.event.listen(base, "mapper_configured", self._check_mapper, propagate=True)
@@ -150,6 +153,7 @@ class AuditLogger:
         app.config.setdefault("AUDIT_TIME_ZONE", "UTC")
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
         app.extensions[_KEY] = self
+        _join_alembic()
         app.cli.add_command(audit_cli)
 
     def attach(self, engine: sa.Engine) -> None:
@@ -531,6 +535,12 @@ class AuditLogger:
         error = failure.original_exception
         if install.is_missing(error, self.schema_name):
             raise install.not_installed(self.schema_name) from error
+
+
+def _join_alembic() -> None:
+    """Let autogeneration see the trail. Whoever uses Alembic has imported it."""
+    if "alembic" in sys.modules:
+        import audit_app.migrations  # noqa: F401
 
 
 def get_logger(app: Flask | None = None) -> AuditLogger:

@@ -271,6 +271,17 @@ def patiently(
     raise TableBusyError(f"attempts={attempts} must be 1 or more.")
 
 
+def check_table(connection: sa.Connection, table: AuditedTable) -> Sequence[Any]:
+    """Compare the tracking of ``table``, which exists, with what is declared.
+
+    :return: rows with ``code``, ``relation`` and ``message``.
+    """
+    options = {"exclude": list(table.exclude), **table.options.as_dict()}
+    function = getattr(sa.func, table.audit_schema).check_table
+    call = function(as_regclass(table.regclass), as_jsonb(options))
+    return connection.execute(sa.select(call.table_valued("code", "relation", "message"))).all()
+
+
 def _run(
     connection: sa.Connection, table: AuditedTable, function: str, *arguments: sa.Cast[Any]
 ) -> None:

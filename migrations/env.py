@@ -14,24 +14,10 @@ if TYPE_CHECKING:
 
 config = context.config
 migrate = current_app.extensions["migrate"]
-audit_schema = current_app.extensions["audit_app"].schema_name
 logger = logging.getLogger("alembic.env")
 
 if "quiet" not in context.get_x_argument(as_dictionary=True):
     fileConfig(str(config.config_file_name), disable_existing_loggers=False)
-
-
-def include_object(
-    item: Any, name: str | None, type_: str, *_reflected_and_compared: object
-) -> bool:
-    """Leave the trail's own tables to the revisions that install them.
-
-    Autogeneration looks at the default schema only and would take them for missing; a project
-    that sets ``include_schemas`` compares them like its own.
-    """
-    if type_ == "table" and item.schema == audit_schema:
-        return bool(migrate.configure_args.get("include_schemas"))
-    return True
 
 
 def skip_empty(_context: object, _revision: object, directives: Sequence[Any]) -> None:
@@ -43,7 +29,6 @@ def skip_empty(_context: object, _revision: object, directives: Sequence[Any]) -
 
 options = {
     "target_metadata": migrate.db.metadata,
-    "include_object": include_object,
     "process_revision_directives": skip_empty,
     **migrate.configure_args,
 }

@@ -94,6 +94,17 @@ def quote_literal(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
+def plain_literal(value: str) -> str:
+    """Return ``value`` as an SQL string literal without ``%`` and ``:``.
+
+    ``sa.text()`` and ``sa.schema.DDL()`` would take these for placeholders.
+    """
+    if not re.search(r"[:%]", value):
+        return quote_literal(value)
+    escaped = value.replace("\\", "\\\\").replace(":", "\\003a").replace("%", "\\0025")
+    return f"U&{quote_literal(escaped)}"
+
+
 @cache
 def _read(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")

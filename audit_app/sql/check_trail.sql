@@ -4,7 +4,9 @@
 --              "indexes": [{"table", "name", "columns"}], "functions": [names]}
 --   horizon    how long a transaction may be open before it is named
 DROP FUNCTION IF EXISTS @schema@.check_trail();
-CREATE OR REPLACE FUNCTION @schema@.check_trail(expected jsonb, horizon interval)
+CREATE OR REPLACE FUNCTION @schema@.check_trail(
+    expected jsonb DEFAULT '{"columns": [], "indexes": [], "functions": []}', horizon interval DEFAULT '1 hour'
+)
 RETURNS TABLE (code text, relation text, message text)
 LANGUAGE sql
 STABLE

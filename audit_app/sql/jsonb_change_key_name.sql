@@ -3,7 +3,7 @@ CREATE OR REPLACE FUNCTION @schema@.jsonb_change_key_name(data jsonb, old_key te
 RETURNS jsonb
 LANGUAGE sql
 IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
+AS $function$
     SELECT CASE
         -- An array or a string may "have" the key, too, and is no document with keys.
         WHEN pg_catalog.jsonb_typeof(data) OPERATOR(pg_catalog.=) 'object'
@@ -14,5 +14,5 @@ BEGIN ATOMIC
             OPERATOR(pg_catalog.||)
             pg_catalog.jsonb_build_object(new_key, data OPERATOR(pg_catalog.->) old_key)
         ELSE data
-    END;
-END;
+    END
+$function$;

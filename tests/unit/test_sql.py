@@ -20,6 +20,8 @@ def test_the_files_are_all_used() -> None:
         "create_schema.sql",
         "drop_schema.sql",
         "own_schema.sql",
+        "uninstall.sql",
+        "leftovers.sql",
     }
     assert used | {"jsonb_change_key_name.sql"} == set(FILES)
 

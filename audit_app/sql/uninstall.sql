@@ -1,0 +1,30 @@
+-- Take the functions and the triggers away. The trail itself goes only if nothing was ever recorded, or if
+-- the session was told so: SET audit_app.drop_trail = 'on'.
+DO $do$
+DECLARE
+    _function regprocedure;
+    _is_empty boolean := false;
+BEGIN
+    IF pg_catalog.to_regclass(pg_catalog.concat(pg_catalog.quote_ident(@schema_literal@), '.activity')) IS NOT NULL THEN
+        EXECUTE 'SELECT NOT EXISTS (SELECT FROM @schema@.activity)' INTO _is_empty;
+    END IF;
+    IF _is_empty OR pg_catalog.current_setting('audit_app.drop_trail', true) IN ('on', 'yes', 'true', '1') THEN
+        DROP SCHEMA IF EXISTS @schema@ CASCADE;
+        RETURN;
+    END IF;
+    FOR _function IN
+        SELECT p.oid
+        FROM pg_catalog.pg_proc AS p
+        JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+        WHERE n.nspname OPERATOR(pg_catalog.=) @schema_literal@::pg_catalog.name
+          -- What keeps the trail from being rewritten stays with it.
+          AND p.proname OPERATOR(pg_catalog.<>) 'refuse'::pg_catalog.name
+    LOOP
+        EXECUTE pg_catalog.concat('DROP FUNCTION ', _function, ' CASCADE');
+    END LOOP;
+    COMMENT ON SCHEMA @schema@ IS NULL;
+    RAISE NOTICE USING
+        MESSAGE = pg_catalog.concat('the trail in the schema ', @schema_literal@, ' was kept'),
+        HINT = 'To drop it, too: SET audit_app.drop_trail = ''on'', or PGOPTIONS="-c audit_app.drop_trail=on".';
+END
+$do$;

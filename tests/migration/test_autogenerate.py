@@ -1,0 +1,312 @@
+"""Revisions that write themselves: each change of the models, up and down, and nothing twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.migration.project import Project
+from tests.migration.test_demo_migrations import OBJECTS
+
+
+def article(options: dict[str, Any] | None) -> Any:
+    def models(base: Any) -> None:
+        values: dict[str, Any] = {
+            "__tablename__": "article",
+            "id": sa.Column(sa.Integer, primary_key=True),
+            "name": sa.Column(sa.Text),
+            "secret": sa.Column(sa.Text),
+        }
+        if options is not None:
+            values["__versioned__"] = options
+        type("Article", (base,), values)
+
+    return models
+
+
+def nothing(base: Any) -> None:
+    """A project without models."""
+
+
+@pytest.fixture(params=["schemas", "default schema"])
+def project(database_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Project:
+    return Project(tmp_path / "m", database_url, include_schemas=request.param == "schemas")
+
+
+def catalog(project: Project) -> dict[str, set[str]]:
+    """Every object of the database but for Alembic's own table."""
+    with project.engine.connect() as connection:
+        return {
+            kind: {
+                name
+                for name in connection.scalars(sa.text(query))
+                if name and "alembic" not in name and "pg_toast" not in name
+            }
+            for kind, query in OBJECTS.items()
+        }
+
+
+def test_a_new_project(project: Project) -> None:
+    """The first revision makes the trail and tracks the table; down to base, nothing is left."""
+    before = catalog(project)
+    project.become(article({"exclude": ["secret"]}))
+    text = project.migrate("first")
+    assert project.check() == []
+    assert "audit_app" not in text.split("def upgrade")[0]
+    assert text.index("create_table") < text.index("# Track the changes")
+    project.run("INSERT INTO article VALUES (1, 'a', 's')", "UPDATE article SET secret = 't'")
+    assert project.verbs("article") == ["insert"]
+    # Nothing is dropped unasked ...
+    project.downgrade("base")
+    assert project.value("SELECT count(*) FROM audit.activity") == 1
+    assert project.value("SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture%'") == 0
+    with pytest.raises(sa.exc.ProgrammingError, match="append-only"):
+        project.run("DELETE FROM audit.activity")
+    # ... the way up goes on with it ...
+    project.upgrade()
+    assert project.check() == []
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    assert project.verbs("article") == ["insert"] * 2
+    # ... and what was asked for leaves nothing.
+    with project.engine.begin() as connection:
+        database = connection.exec_driver_sql("SELECT current_database()").scalar()
+        connection.exec_driver_sql(f'ALTER DATABASE "{database}" SET audit_app.drop_trail = on')
+    project.downgrade("base")
+    assert catalog(project) == before
+
+
+def test_an_empty_trail_leaves_nothing(project: Project) -> None:
+    before = catalog(project)
+    project.become(article({}))
+    project.migrate("first")
+    project.downgrade("base")
+    assert catalog(project) == before
+
+
+def test_a_table_is_versioned_later_and_no_longer(project: Project) -> None:
+    project.become(article(None))
+    project.migrate("the trail alone")
+    assert project.value("SELECT count(*) FROM audit.activity") == 0
+    project.become(article({"mask": ["secret"]}))
+    text = project.migrate("versioned")
+    assert "# Track the changes of" in text
+    assert "create_table" not in text
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    project.become(article(None))
+    project.migrate("no longer")
+    project.run("UPDATE article SET name = 'b'")
+    assert project.verbs("article") == ["insert"]
+    assert (
+        project.value(
+            "SELECT count(*) FROM pg_proc WHERE prorettype = 'trigger'::regtype AND "
+            "proname LIKE 'capture%'"
+        )
+        == 0
+    )
+    project.downgrade()
+    project.run("UPDATE article SET name = 'c'")
+    assert project.verbs("article") == ["insert", "update"]
+    project.become(article({"mask": ["secret"]}))
+    assert project.check() == []
+
+
+def test_options_change(project: Project) -> None:
+    project.become(article({"exclude": ["secret"]}))
+    project.migrate("first")
+    options = {"when": "NEW.name LIKE 'a%:x'", "on": ["insert"], "mask": ["secret"]}
+    project.become(article(options))
+    text = project.migrate("options")
+    assert '# Track "article" anew.' in text
+    project.run("INSERT INTO article VALUES (1, 'ab:x', 's'), (2, 'b', 's')")
+    assert project.verbs("article") == ["insert"]
+    project.downgrade()
+    project.become(article({"exclude": ["secret"]}))
+    assert project.check() == []
+    assert project.differences() == []
+
+
+def test_a_tracked_table_is_dropped(project: Project) -> None:
+    project.become(article({}))
+    project.migrate("first")
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    project.become(nothing)
+    text = project.migrate("dropped")
+    assert text.index("# Stop to track") < text.index("drop_table")
+    assert project.value("SELECT count(*) FROM pg_proc WHERE proname LIKE 'capture_public%'") == 0
+    assert project.verbs("article") == ["insert"]
+    project.downgrade()
+    project.become(article({}))
+    assert project.check() == []
+
+
+def test_tampering_is_mended(project: Project) -> None:
+    """A trigger that was disabled, a function of a table and one of the trail that were altered."""
+    project.become(article({}))
+    project.migrate("first")
+    noop = (
+        "CREATE OR REPLACE FUNCTION audit.capture_public_article() RETURNS trigger "
+        "LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    for tampering in (
+        'ALTER TABLE article DISABLE TRIGGER "00_audit_insert"',
+        "DROP TRIGGER zz_audit_truncate ON article",
+        noop,
+        "CREATE OR REPLACE FUNCTION audit.query_text() RETURNS text LANGUAGE sql AS 'SELECT NULL'",
+        "DROP FUNCTION audit.query_text()",
+        "DROP TRIGGER append_only ON audit.activity",
+        "CREATE FUNCTION audit.extra() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "COMMENT ON SCHEMA audit IS NULL",
+    ):
+        project.run(tampering)
+        assert project.differences(), tampering
+        project.migrate("mended")
+        assert project.check() == [], tampering
+
+
+def test_the_schema_is_renamed(project: Project) -> None:
+    project.become(article({"exclude": ["secret"]}))
+    project.migrate("first")
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    project.become(article({"exclude": ["secret"]}), schema_name="Trail of it")
+    text = project.migrate("renamed")
+    assert 'ALTER SCHEMA "audit" RENAME TO "Trail of it"' in text
+    assert project.check() == []
+    project.run("UPDATE article SET name = 'b'")
+    assert project.value('SELECT count(*) FROM "Trail of it".activity') == 2
+    project.downgrade()
+    project.become(article({"exclude": ["secret"]}))
+    assert project.check() == []
+    assert project.differences() == []
+    project.run("UPDATE article SET name = 'c'")
+    assert project.verbs("article") == ["insert", "update", "update"]
+
+
+def test_offline(project: Project) -> None:
+    """``--sql`` prints a script that does the same."""
+    project.become(article({"mask": ["secret"]}))
+    project.migrate("first")
+    project.downgrade("base")
+    project.run("DROP TABLE alembic_version")
+    script = project.offline("head")
+    connection = project.engine.raw_connection()
+    connection.cursor().execute(script)
+    connection.commit()
+    connection.close()
+    assert project.check() == []
+    assert project.differences() == []
+
+
+def test_tables_that_the_models_do_not_have(project: Project) -> None:
+    """A table that was tracked by hand and that no model knows is left alone."""
+    project.become(article({}))
+    project.migrate("first")
+    project.run("CREATE TABLE other (id int PRIMARY KEY)", "SELECT audit.audit_table('other')")
+    assert (
+        "audit",
+        "Stop to track public.other; what was recorded stays.",
+    ) in project.differences()
+    project.options["include_object"] = lambda _, name, *__: name != "other"
+    assert project.differences() == []
+
+
+def test_two_trails_in_two_schemas(project: Project) -> None:
+    """Tenants: the same table in two schemas, each tracked under its own name."""
+
+    def models(base: Any) -> None:
+        for schema in ("one", "two"):
+            type(
+                f"Thing{schema}",
+                (base,),
+                {
+                    "__tablename__": "thing",
+                    "__table_args__": {"schema": schema},
+                    "__versioned__": {},
+                    "id": sa.Column(sa.Integer, primary_key=True),
+                },
+            )
+
+    project.run("CREATE SCHEMA one; CREATE SCHEMA two")
+    if not project.options["include_schemas"]:
+        project.run(
+            "CREATE TABLE one.thing (id int PRIMARY KEY)",
+            "CREATE TABLE two.thing (id int PRIMARY KEY)",
+        )
+        pytest.skip("without include_schemas Alembic takes other schemas' tables for missing")
+    project.become(models)
+    project.migrate("tenants")
+    assert project.check() == []
+    project.run("INSERT INTO one.thing VALUES (1)", "INSERT INTO two.thing VALUES (2)")
+    assert project.value("SELECT array_agg(schema_name ORDER BY id) FROM audit.activity") == [
+        "one",
+        "two",
+    ]
+
+
+def test_an_older_version_is_brought_up_to_date(project: Project) -> None:
+    """A trail of an older version of the package: an ordinary revision, and back."""
+    frozen = Path(__file__).with_name("installed_2026_11_24.sql").read_text()
+    project.run("CREATE TABLE article (id int PRIMARY KEY, name text, secret text)")
+    project.run(frozen)
+    project.run(
+        "SELECT audit.audit_table('article', ARRAY['secret'])",
+        "INSERT INTO article VALUES (1, 'a', 's')",
+    )
+    older = functions(project)
+    project.become(article({"exclude": ["secret"]}))
+    text = project.migrate("update")
+    assert "# Bring the audit trail's functions up to date." in text
+    assert project.check() == []
+    project.run("UPDATE article SET name = 'b'")
+    assert project.verbs("article") == ["insert", "update"]
+    project.downgrade()
+    assert functions(project) == older
+    project.run("UPDATE article SET name = 'c'")
+    assert project.verbs("article") == ["insert", "update", "update"]
+    project.upgrade()
+    assert project.check() == []
+    assert project.differences() == []
+
+
+def functions(project: Project) -> dict[str, str]:
+    """The definition of every function of the trail, by its signature."""
+    with project.engine.connect() as connection:
+        query = sa.text(
+            "SELECT CAST(CAST(oid AS regprocedure) AS text), pg_get_functiondef(oid) FROM pg_proc "
+            "WHERE pronamespace = CAST('audit' AS regnamespace)"
+        )
+        return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def test_names_and_conditions_with_colons(project: Project) -> None:
+    """Neither ``:name`` nor ``%`` in a name or a condition means something to SQLAlchemy."""
+
+    def models(base: Any) -> None:
+        type(
+            "Odd",
+            (base,),
+            {
+                "__tablename__": "rabbits; :a %s",
+                "__versioned__": {"when": r"NEW.name <> 'a:b :c: 100% \:d'"},
+                "id": sa.Column(sa.Integer, primary_key=True),
+                "name": sa.Column(sa.Text),
+            },
+        )
+
+    project.become(models)
+    project.migrate("odd")
+    assert project.check() == []
+    project.run("""INSERT INTO "rabbits; :a %s" VALUES (1, 'a:b :c: 100% \\:d'), (2, 'x')""")
+    assert project.value("SELECT array_agg(object_id) FROM audit.activity") == ["2"]
+
+
+def test_the_models_of_another_database(project: Project) -> None:
+    """A bind's own metadata: its revisions do not mention the trail."""
+    project.become(article({}))
+    own, project.metadata = project.metadata, sa.MetaData()
+    sa.Table("elsewhere", project.metadata, sa.Column("id", sa.Integer, primary_key=True))
+    assert [difference[0] for difference in project.differences()] == ["add_table"]
+    project.metadata = own
+    assert "audit" in [difference[0] for difference in project.differences()]
