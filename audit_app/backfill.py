@@ -121,8 +121,9 @@ class _Run:
         self.progress(Progress(table.regclass, done, total, added))
         for leaf in leaves:
             after: list[str] | None = None
-            while (batch := self._batch(table, leaf, after)) is not None:
-                after = list(batch.until)
+            last: list[str] | None = None
+            while (batch := self._batch(table, leaf, after, last)) is not None:
+                after, last = list(batch.until), list(batch.final)
                 done, added = done + batch.seen, added + batch.added
                 self.progress(Progress(table.regclass, done, max(total, done), added))
         return Backfilled(table.regclass, done, added)
@@ -160,15 +161,18 @@ class _Run:
             )
         return list(leaves), total
 
-    def _batch(self, table: AuditedTable, leaf: str, after: list[str] | None) -> Any:
+    def _batch(
+        self, table: AuditedTable, leaf: str, after: list[str] | None, last: list[str] | None
+    ) -> Any:
         functions = getattr(sa.func, self.schema_name)
         call = functions.baseline_batch(
             as_regclass(table.regclass),
             as_regclass(leaf),
             sa.cast(after, sa.ARRAY(sa.Text)),
+            sa.cast(last, sa.ARRAY(sa.Text)),
             sa.cast(self.batch_size, sa.Integer),
             as_jsonb([list(name) for name in table.place.names]),
-        ).table_valued("until", "seen", "added")
+        ).table_valued("until", "final", "seen", "added")
         return patiently(
             self.engine,
             lambda connection: connection.execute(sa.select(call)).first(),

@@ -8,12 +8,14 @@
 --   target       the tracked table
 --   leaf         the partition to read, or the table again
 --   after        the key that the range begins after, as texts; NULL begins with the first
+--   last         the key to end with, as the first batch returned it: rows that come later are captured,
+--                and whoever ran after them might never arrive; NULL asks for it
 --   batch_size   how many rows to look at
 --   known_as     [[schema, table], …]: former names of the table in the trail
 CREATE OR REPLACE FUNCTION @schema@.baseline_batch(
-    target regclass, leaf regclass, after text[], batch_size int, known_as jsonb DEFAULT '[]'
+    target regclass, leaf regclass, after text[], last text[], batch_size int, known_as jsonb DEFAULT '[]'
 )
-RETURNS TABLE (until text[], seen bigint, added bigint)
+RETURNS TABLE (until text[], final text[], seen bigint, added bigint)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET TimeZone = 'UTC'
@@ -34,10 +36,12 @@ DECLARE
     _function record;
     _options jsonb;
     _columns text;      -- the key's columns, in its order
+    _descending text;   -- the same, backwards
     _key text;          -- the same as an array of texts
     _aliased text;      -- the same under the aliases of key_expression()
     _lower text := '';
     _upper text;
+    _end text;
     _names text;
     _places tid[];
     _context text := coalesce(current_setting('audit_app.context', true), '');
@@ -81,20 +85,39 @@ BEGIN
 
     SELECT
         string_agg(concat('r.', quote_ident(a.attname)), ', ' ORDER BY k.ordinal),
+        string_agg(concat('r.', quote_ident(a.attname), ' DESC'), ', ' ORDER BY k.ordinal),
         concat('ARRAY[', string_agg(concat('concat(r.', quote_ident(a.attname), ')'), ', ' ORDER BY k.ordinal), ']'),
         string_agg(concat('r.', quote_ident(a.attname), ' AS c', a.attnum), ', ' ORDER BY k.ordinal),
         string_agg(concat(quote_literal(after[k.ordinal]), '::', format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.ordinal)
-    INTO _columns, _key, _aliased, _lower
+    INTO _columns, _descending, _key, _aliased, _lower
     FROM pg_index AS i
     CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, ordinal)
     JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
     WHERE i.indrelid = target AND i.indisprimary AND k.ordinal <= i.indnkeyatts;
     _lower := CASE WHEN after IS NULL THEN 'true' ELSE concat('(', _columns, ') > (', _lower, ')') END;
 
+    IF last IS NULL THEN
+        EXECUTE concat(
+            'SELECT ', _key, ' FROM ONLY ', leaf, ' AS r ORDER BY ', _descending, ' LIMIT 1'
+        ) INTO last;
+        IF last IS NULL THEN
+            RETURN;
+        END IF;
+    END IF;
+    final := last;
+    SELECT concat('(', _columns, ') <= (', string_agg(
+        concat(quote_literal(last[k.ordinal]), '::', format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY k.ordinal
+    ), ')')
+    INTO _end
+    FROM pg_index AS i
+    CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, ordinal)
+    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+    WHERE i.indrelid = target AND i.indisprimary AND k.ordinal <= i.indnkeyatts;
+
     -- Where the batch ends.
     EXECUTE concat(
         'SELECT b.key, b.number FROM (SELECT ', _key, ' AS key, row_number() OVER (ORDER BY ', _columns,
-        ') AS number FROM ONLY ', leaf, ' AS r WHERE ', _lower, ' ORDER BY ', _columns, ' LIMIT $1) AS b',
+        ') AS number FROM ONLY ', leaf, ' AS r WHERE ', _lower, ' AND ', _end, ' ORDER BY ', _columns, ' LIMIT $1) AS b',
         ' ORDER BY b.number DESC LIMIT 1'
     ) INTO until, seen USING batch_size;
     IF until IS NULL THEN

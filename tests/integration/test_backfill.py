@@ -59,11 +59,11 @@ def test_each_row_gets_one(article: Trail) -> None:
 def test_the_context_of_the_caller_is_left_alone(article: Trail) -> None:
     call = (
         "SELECT * FROM audit.baseline_batch(CAST('article' AS regclass), "
-        "CAST('article' AS regclass), NULL, 10)"
+        "CAST('article' AS regclass), NULL, NULL, 10)"
     )
     with article.logger.context(actor_id="ada"), article.engine.begin() as connection:
         connection.execute(sa.text("UPDATE article SET n = 9 WHERE id = 1"))
-        assert connection.execute(sa.text(call)).one() == (["7"], 7, 6)
+        assert connection.execute(sa.text(call)).one() == (["7"], ["7"], 7, 6)
         connection.execute(sa.text("UPDATE article SET n = 9 WHERE id = 2"))
     assert [c.actor for c in article.changes()] == ["ada", *["audit-baseline"] * 6, "ada"]
 
@@ -184,6 +184,15 @@ def test_a_partitioned_table(trail: Trail) -> None:
     assert len({c.object_id for c in changes}) == 6
 
 
+def test_rows_that_come_meanwhile_are_not_run_after(article: Trail) -> None:
+    """They are captured; whoever looked at them, too, might never arrive."""
+
+    def add(progress: backfill.Progress) -> None:
+        article.run("INSERT INTO article SELECT max(id) + 1 FROM article")
+
+    assert run(article, batch_size=1, progress=add) == [(8, 7)]  # one came before the first batch
+
+
 def test_tables_without_rows_and_former_names(trail: Trail) -> None:
     trail.run("CREATE TABLE story (id int PRIMARY KEY)")
     trail.track("story")
@@ -266,6 +275,7 @@ def test_beside_writers_nothing_is_lost_or_doubled(trail: Trail) -> None:
         filler.start()
     for filler in fillers:
         filler.join(60)
+    assert not any(filler.is_alive() for filler in fillers)
     stop.set()
     for writer in writers:
         writer.join(20)
