@@ -98,7 +98,9 @@ def test_check_names_a_type_of_another_role(types: Trail) -> None:
     types.create("CREATE TABLE thing (id int PRIMARY KEY, v mood)", "thing")
     with types.engine.connect() as connection:
         table = AuditedTable("audit", None, "thing")
-        (finding,) = checks.check(connection, types.logger.trail, [table])
+        found = checks.check(connection, types.logger.trail, [table])
+    # The fixture's own table is tracked, and not declared here.
+    (finding,) = [finding for finding in found if finding.code != "orphan"]
     assert (finding.code, finding.message.split(": ")[1]) == ("type", "v public.mood")
 
 
