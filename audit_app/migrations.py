@@ -24,7 +24,9 @@ from audit_app.install import check_table, is_installed
 INFO: Final = "audit_loggers"
 """The key of ``MetaData.info`` under which the loggers of its models stand."""
 
-_STALE = frozenset({"untracked", "options", "drift", "function", "owner", "trigger", "partition"})
+_STALE = frozenset(
+    {"drift", "duplicate", "function", "options", "owner", "partition", "trigger", "untracked"}
+)
 """What ``check`` finds of a table, and tracking it again mends."""
 
 
