@@ -244,7 +244,7 @@ def _declared(connection: sa.Connection, tables: Sequence[AuditedTable]) -> list
         {
             "name": table.regclass,
             "relation": oid,
-            "options": {"exclude": list(table.exclude), **table.options.as_dict()},
+            "options": table.wanted,
         }
         for table, oid in zip(tables, oids, strict=True)
     ]

@@ -104,28 +104,41 @@ class AuditedTable:
     @property
     def create_sql(self) -> str:
         """The statement that starts the tracking, or brings it up to date."""
-        columns = ", ".join(map(sql.plain_literal, self.exclude))
-        arguments = [self._target, f"ARRAY[{columns}]::text[]"]
-        if self.options.as_dict():
-            arguments.append(sql.plain_literal(json.dumps(self.options.as_dict())) + "::jsonb")
-        return f"SELECT {self._function('audit_table')}({', '.join(arguments)})"
+        return track_sql(self.audit_schema, self.regclass, self.wanted)
 
     @property
     def drop_sql(self) -> str:
         """The statement that stops the tracking; what was recorded stays."""
-        return f"SELECT {self._function('unaudit_table')}({self._target})"
+        return untrack_sql(self.audit_schema, self.regclass)
+
+    @property
+    def wanted(self) -> dict[str, Any]:
+        """The options as the database keeps them."""
+        return {"exclude": list(self.exclude), **self.options.as_dict()}
 
     @property
     def digest(self) -> str:
         """SHA-256 over the options, in hexadecimal."""
         return hashlib.sha256(self.create_sql.encode()).hexdigest()
 
-    @property
-    def _target(self) -> str:
-        return sql.plain_literal(self.regclass) + "::regclass"
 
-    def _function(self, name: str) -> str:
-        return f"{sql.quote_identifier(self.audit_schema)}.{name}"
+def track_sql(audit_schema: str, regclass: str, options: Mapping[str, Any]) -> str:
+    """Return the statement that tracks a table with ``options``, as the database keeps them.
+
+    :param regclass: the table's quoted name.
+    """
+    others = {key: value for key, value in options.items() if key != "exclude"}
+    columns = ", ".join(map(sql.plain_literal, options.get("exclude", ())))
+    arguments = [f"{sql.plain_literal(regclass)}::regclass", f"ARRAY[{columns}]::text[]"]
+    if others:
+        arguments.append(f"{sql.plain_literal(json.dumps(others))}::jsonb")
+    return f"SELECT {sql.quote_identifier(audit_schema)}.audit_table({', '.join(arguments)})"
+
+
+def untrack_sql(audit_schema: str, regclass: str) -> str:
+    """Return the statement that stops to track a table; what was recorded stays."""
+    target = f"{sql.plain_literal(regclass)}::regclass"
+    return f"SELECT {sql.quote_identifier(audit_schema)}.unaudit_table({target})"
 
 
 @dataclass(frozen=True)

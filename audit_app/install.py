@@ -102,11 +102,6 @@ def install_trail(connection: sa.Connection, trail: Trail, *, anew: bool = False
             raise explain(error, trail.schema_name) from error
 
 
-def _exists(connection: sa.Connection, name: str) -> bool:
-    query = sa.text("SELECT pg_catalog.to_regclass(CAST(:name AS text)) IS NOT NULL")
-    return bool(connection.scalar(query, {"name": name}))
-
-
 def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) -> None:
     """Start to track each of ``tables`` that exists in the database.
 
@@ -114,7 +109,7 @@ def install_tables(connection: sa.Connection, tables: Iterable[AuditedTable]) ->
     :raises InstallationConflictError: if a table has a trigger of ours that is somebody else's.
     """
     for table in tables:
-        if _exists(connection, table.regclass):
+        if relations(connection, [table.regclass]) != [None]:
             _run(
                 connection,
                 table,
@@ -276,9 +271,8 @@ def check_table(connection: sa.Connection, table: AuditedTable) -> Sequence[Any]
 
     :return: rows with ``code``, ``relation`` and ``message``.
     """
-    options = {"exclude": list(table.exclude), **table.options.as_dict()}
     function = getattr(sa.func, table.audit_schema).check_table
-    call = function(as_regclass(table.regclass), as_jsonb(options))
+    call = function(as_regclass(table.regclass), as_jsonb(table.wanted))
     return connection.execute(sa.select(call.table_valued("code", "relation", "message"))).all()
 
 

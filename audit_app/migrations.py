@@ -18,7 +18,7 @@ from alembic.autogenerate import comparators, renderers
 from alembic.operations import Operations, ops
 
 from audit_app import sql
-from audit_app.ddl import AuditedTable, Trail
+from audit_app.ddl import AuditedTable, Trail, track_sql, untrack_sql
 from audit_app.install import check_table, is_installed
 
 INFO: Final = "audit_loggers"
@@ -96,7 +96,7 @@ class Installed:
 
     def track_sql(self, table: str) -> str:
         """The statement that tracks ``table`` as it is tracked now."""
-        return _track(self.schema_name, table, self.tables[table])
+        return f"{track_sql(self.schema_name, table, self.tables[table])};\n"
 
 
 def compare(autogen_context: Any, upgrade_ops: Any, _schemas: Any) -> Any:
@@ -142,7 +142,8 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     installed = read(connection, trail.schema_name)
     before: list[AuditOp] = []
     after: list[AuditOp] = []
-    again = False  # the tables' capture functions are to be made anew
+    # Where the functions of the trail are replaced, every tracked table's own is made anew by that.
+    is_replaced = True
 
     former = None if is_installed(connection, trail) else _former(connection, trail, there.values())
     if former is not None:
@@ -152,10 +153,10 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     # A trail that a downgrade left has its guard, and nothing that could be brought back.
     elif not is_installed(connection, trail) or set(installed.bodies) <= {"refuse"}:
         after.append(_install(trail))
-        again = True
     elif not _is_current(connection, trail, installed):
         after.append(_update(trail, installed))
-        again = True
+    else:
+        is_replaced = False
 
     declared = {name for name in there.values() if name}
     known = _known_names(connection, logger.metadata, upgrade_ops)
@@ -167,11 +168,7 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
         options = installed.tables.get(present)
         if options is None:
             after.append(_track_new(table))
-        elif (
-            again
-            or options != _options(table)
-            or (former is None and _is_stale(connection, trail, table))
-        ):
+        elif options != table.wanted or (not is_replaced and _is_stale(connection, trail, table)):
             after.append(_track_again(installed, table, present))
     upgrade_ops.ops[:0] = before
     upgrade_ops.ops.extend(after)
@@ -191,10 +188,11 @@ def _install(trail: Trail) -> AuditOp:
 def _update(trail: Trail, installed: Installed) -> AuditOp:
     return AuditOp(
         ("Bring the audit trail's functions up to date.", "Bring the former functions back."),
-        _functions_sql(trail),
+        # Those too that the models do not know: their capture functions call these.
+        _functions_sql(trail) + _track_all(trail.schema_name, installed),
         _untrack_all(trail.schema_name, installed)
         + installed.functions_sql
-        + "".join(map(installed.track_sql, installed.tables)),
+        + _track_all(trail.schema_name, installed),
     )
 
 
@@ -206,11 +204,11 @@ def _rename(trail: Trail, former: Installed) -> AuditOp:
         (f"Rename the audit schema {old!r} to {new!r}.", f"Rename it back to {old!r}."),
         f"ALTER SCHEMA {back} RENAME TO {there};\n"
         + _functions_sql(trail)
-        + "".join(_track(new, name, options) for name, options in former.tables.items()),
+        + _track_all(new, former),
         _untrack_all(new, former)
         + f"ALTER SCHEMA {there} RENAME TO {back};\n"
         + former.functions_sql
-        + "".join(map(former.track_sql, former.tables)),
+        + _track_all(old, former),
     )
 
 
@@ -231,21 +229,23 @@ def _track_again(installed: Installed, table: AuditedTable, name: str) -> AuditO
 
 
 def _untrack(installed: Installed, name: str) -> AuditOp:
-    schema = sql.quote_identifier(installed.schema_name)
     return AuditOp(
         (f"Stop to track {name}; what was recorded stays.", f"Track {name} again."),
-        f"SELECT {schema}.unaudit_table({sql.plain_literal(name)}::regclass);\n",
+        f"{untrack_sql(installed.schema_name, name)};\n",
         installed.track_sql(name),
+    )
+
+
+def _track_all(schema_name: str, installed: Installed) -> str:
+    """Make every table's capture function anew, with the functions that are there by then."""
+    return "".join(
+        f"{track_sql(schema_name, name, options)};\n" for name, options in installed.tables.items()
     )
 
 
 def _untrack_all(schema_name: str, installed: Installed) -> str:
     """What precedes the return to former functions: they may not know the triggers' names."""
-    schema = sql.quote_identifier(schema_name)
-    return "".join(
-        f"SELECT {schema}.unaudit_table({sql.plain_literal(name)}::regclass);\n"
-        for name in installed.tables
-    )
+    return "".join(f"{untrack_sql(schema_name, name)};\n" for name in installed.tables)
 
 
 def _functions_sql(trail: Trail) -> str:
@@ -259,20 +259,6 @@ def _functions_sql(trail: Trail) -> str:
 def _leftovers(schema_name: str, names: Iterable[str]) -> str:
     array = ", ".join(sql.quote_literal(name) for name in sorted(names))
     return sql.render("leftovers.sql", schema_name).replace("@names@", f"ARRAY[{array}]")
-
-
-def _track(schema_name: str, name: str, options: Mapping[str, Any]) -> str:
-    others = {key: value for key, value in options.items() if key != "exclude"}
-    columns = ", ".join(map(sql.plain_literal, options.get("exclude", ())))
-    arguments = [f"{sql.plain_literal(name)}::regclass", f"ARRAY[{columns}]::text[]"]
-    if others:
-        arguments.append(f"{sql.plain_literal(json.dumps(others))}::jsonb")
-    schema = sql.quote_identifier(schema_name)
-    return f"SELECT {schema}.audit_table({', '.join(arguments)});\n"
-
-
-def _options(table: AuditedTable) -> Mapping[str, Any]:
-    return {"exclude": list(table.exclude), **table.options.as_dict()}
 
 
 # -- What the catalog says ---------------------------------------------------------------------

@@ -220,6 +220,8 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        f"{_ATTACKS}::test_what_an_administrator_runs"),
     _m("administrators-operators", "checks.py", "pronamespace OPERATOR(pg_catalog.=) CAST(",
        "pronamespace = (", f"{_ATTACKS}::test_what_an_administrator_runs"),
+    _m("readers-catalog", "admin/reading.py", "if not search_path:", "if False:",
+       "web/test_admin_access.py::test_a_page_calls_nothing_that_another_role_made"),
     _m("trusted-parts", _TEXT, "FROM @schema@.parts_of(type) AS part (oid)\n        JOIN",
        "FROM (SELECT type) AS part (oid)\n        JOIN",
        f"{_ATTACKS}::test_a_cast_of_the_types_owner"),

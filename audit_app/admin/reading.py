@@ -51,8 +51,14 @@ def current_logger() -> Logger:
 
 
 @contextmanager
-def reading(logger: Logger) -> Iterator[orm.Session]:
+def reading(logger: Logger, *, search_path: bool = False) -> Iterator[orm.Session]:
     """Yield a session of its own for one page: read-only, bounded in time, rolled back at the end.
+
+    PostgreSQL's own functions and operators are found, and no others: one that another role made
+    would run with the rights of whoever reads the trail.
+
+    :param search_path: keep the connection's, for a page that looks the application's tables up
+        by their names; what it runs must name everything with its schema.
 
     Where the host's session is bound to a connection (as savepoint-based tests do), the same
     connection is read through a savepoint, whose end takes the settings back.
@@ -62,6 +68,8 @@ def reading(logger: Logger) -> Iterator[orm.Session]:
     with orm.Session(bind, join_transaction_mode="create_savepoint", autoflush=False) as session:
         session.execute(sa.text(f"SET LOCAL statement_timeout = {timeout}"))
         session.execute(sa.text("SET LOCAL transaction_read_only = on"))
+        if not search_path:
+            session.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
         yield session
 
 

@@ -71,7 +71,7 @@ def tables_page(
     :param url: the address of a table's changes, from its schema and name.
     :raises NotInstalledError: if the trail is not installed.
     """
-    with reading(logger) as session:
+    with reading(logger, search_path=True) as session:
         connection = session.connection()
         state = status(connection, logger.trail, logger.audited_tables())
         if not state.is_installed:

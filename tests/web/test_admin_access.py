@@ -208,3 +208,18 @@ def test_a_defect_is_not_hidden(site: Site, monkeypatch: pytest.MonkeyPatch) -> 
     app.config.update(TESTING=False, PROPAGATE_EXCEPTIONS=False)
     app.logger.disabled = True
     assert site.client.get("/audit/").status_code == 500
+
+
+@pytest.mark.parametrize("path", ["", "actors/", "records/public/article/1", "tables/"])
+def test_a_page_calls_nothing_that_another_role_made(site: Site, path: str) -> None:
+    """Functions that fit better than PostgreSQL's own would run as whoever reads the trail."""
+    boom = "LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''called''; END'"
+    site.write(
+        "INSERT INTO article (id, title) VALUES (1, 'x')",
+        f"CREATE FUNCTION public.pg_column_size(jsonb) RETURNS int {boom}",
+        f"CREATE FUNCTION public.array_agg(text) RETURNS text[] {boom}",
+        f"CREATE FUNCTION public.max(bigint) RETURNS bigint {boom}",
+        f"CREATE FUNCTION public.obj_description(regnamespace, text) RETURNS text {boom}",
+        f"CREATE FUNCTION public.to_regclass(varchar) RETURNS regclass {boom}",
+    )
+    site.get(f"/audit/{path}")
