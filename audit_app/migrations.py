@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import util as alembic_util
@@ -19,10 +19,8 @@ from alembic.operations import Operations, ops
 
 from audit_app import sql
 from audit_app.ddl import AuditedTable, Trail, track_sql, untrack_sql
+from audit_app.evolution import INFO
 from audit_app.install import check_table, is_installed
-
-INFO: Final = "audit_loggers"
-"""The key of ``MetaData.info`` under which the loggers of its models stand."""
 
 _STALE = frozenset(
     {"drift", "duplicate", "function", "options", "owner", "partition", "trigger", "untracked"}
@@ -34,7 +32,7 @@ class AuditOp(ops.MigrateOperation):
     """A step of a revision.
 
     :ivar comment: what it does, and what its reverse does.
-    :ivar upgrade_sql: the statements, and those of the way back.
+    :ivar upgrade_sql: the statements, and those of the way back; either may be empty.
     """
 
     def __init__(self, comment: tuple[str, str], upgrade_sql: str, downgrade_sql: str) -> None:
@@ -51,11 +49,14 @@ class AuditOp(ops.MigrateOperation):
 
 @Operations.implementation_for(AuditOp)
 def _run(operations: Operations, operation: AuditOp) -> None:
-    operations.execute(operation.upgrade_sql)
+    if operation.upgrade_sql:
+        operations.execute(operation.upgrade_sql)
 
 
 @renderers.dispatch_for(AuditOp)
 def _render(_: Any, operation: AuditOp) -> list[str]:
+    if not operation.upgrade_sql:
+        return []
     # A literal for each line: Alembic indents what it renders, and no function's body may change.
     lines = operation.upgrade_sql.splitlines(keepends=True)
     text = "\n".join(f"    {line!r}" for line in lines)
@@ -154,7 +155,7 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     elif not is_installed(connection, trail) or set(installed.bodies) <= {"refuse"}:
         after.append(_install(trail))
     elif not _is_current(connection, trail, installed):
-        after.append(_update(trail, installed))
+        before.append(_update(trail, installed))
     else:
         is_replaced = False
 
@@ -163,13 +164,20 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     for name in installed.tables:
         if name in known and name not in declared:
             before.append(_untrack(installed, name))
+    altered = _altered(upgrade_ops)
     for table in wanted:
         present = there[table] or ""
         options = installed.tables.get(present)
         if options is None:
             after.append(_track_new(table))
-        elif options != table.wanted or (not is_replaced and _is_stale(connection, trail, table)):
-            after.append(_track_again(installed, table, present))
+        elif (
+            options != table.wanted
+            or (table.explicit_schema, table.name) in altered
+            or (not is_replaced and _is_stale(connection, trail, table))
+        ):
+            # A capture function is made for the columns that are there: each way ends with it.
+            before.append(_track_again_on_the_way_back(installed, table, present))
+            after.append(_track_again(table))
     upgrade_ops.ops[:0] = before
     upgrade_ops.ops.extend(after)
 
@@ -220,12 +228,12 @@ def _track_new(table: AuditedTable) -> AuditOp:
     )
 
 
-def _track_again(installed: Installed, table: AuditedTable, name: str) -> AuditOp:
-    return AuditOp(
-        (f"Track {table.regclass} anew.", f"Track {table.regclass} as before."),
-        f"{table.create_sql};\n",
-        installed.track_sql(name),
-    )
+def _track_again(table: AuditedTable) -> AuditOp:
+    return AuditOp((f"Track {table.regclass} anew.", ""), f"{table.create_sql};\n", "")
+
+
+def _track_again_on_the_way_back(installed: Installed, table: AuditedTable, name: str) -> AuditOp:
+    return AuditOp(("", f"Track {table.regclass} as before."), "", installed.track_sql(name))
 
 
 def _untrack(installed: Installed, name: str) -> AuditOp:
@@ -336,6 +344,22 @@ def _former(
     ]
     candidates = [trail_ for trail_ in found if wanted & set(trail_.tables)]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _altered(upgrade_ops: Any) -> set[tuple[str | None, str]]:
+    """Schema and name of each table whose columns or key this revision alters."""
+    kinds = (
+        ops.AddColumnOp,
+        ops.AlterColumnOp,
+        ops.CreatePrimaryKeyOp,
+        ops.DropColumnOp,
+        ops.DropConstraintOp,
+    )
+    return {
+        (op.schema, op.table_name)
+        for op in upgrade_ops.ops
+        if isinstance(op, ops.ModifyTableOps) and any(isinstance(step, kinds) for step in op.ops)
+    }
 
 
 def _is_current(connection: sa.Connection, trail: Trail, installed: Installed) -> bool:

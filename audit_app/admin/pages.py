@@ -198,6 +198,7 @@ _SYMBOLS = {
     "suspend": "‖",
     "resume": "▸",
     "gap": "!",
+    "rewrite": "↻",
 }
 
 
@@ -308,6 +309,8 @@ def _note(row: Any) -> str:
         if "rows_estimated" in sizes:
             number = _whole(sizes["rows_estimated"])
             return ngettext("about %(num)s row", "about %(num)s rows", number)
+    if row.verb == "rewrite":
+        return _rewrite_note(row.changed_data or {})
     if row.verb in models.MARKS:
         told = row.changed_data or {}
         words = (told.get("reason"), told.get("operation"), told.get("message"))
@@ -315,6 +318,30 @@ def _note(row: Any) -> str:
     if getattr(row.old_data, "raw", None) or getattr(row.changed_data, "raw", None):
         return _("Stored values that are nested too deeply to compare")
     return _("Large values") if row.is_large else ""
+
+
+def _rewrite_note(told: Mapping[str, Any]) -> str:
+    """What was rewritten to follow the schema, in a line."""
+    arguments = told.get("arguments") or {}
+    names = {
+        "table": f"{told.get('schema')}.{told.get('table')}",
+        "column": arguments.get("column"),
+        "to": arguments.get("to") or f"{arguments.get('schema')}.{arguments.get('table')}",
+    }
+    texts = {
+        "rename_table": _("%(table)s is called %(to)s", **names),
+        "rename_column": _("%(table)s: %(column)s is called %(to)s", **names),
+        "add_column": _("%(table)s: %(column)s was added", **names),
+        "remove_column": _("%(table)s: %(column)s was removed", **names),
+        "alter_column": _("%(table)s: %(column)s was converted", **names),
+        "restore_column": _("%(table)s: %(column)s is as it was before", **names),
+        "forget": _("%(table)s: what was kept of %(column)s was erased", **names),
+    }
+    words = [texts.get(str(told.get("operation")), "")]
+    if "activities" in told:
+        number = _whole(told["activities"])
+        words.append(ngettext("%(num)s change", "%(num)s changes", number))
+    return cut(" · ".join(word for word in words if word), 200)
 
 
 def _whole(value: Any) -> int:

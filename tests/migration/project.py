@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import produce_migrations
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import Script
 from sqlalchemy.orm import DeclarativeBase
 
 from audit_app import AuditLogger
@@ -58,6 +60,7 @@ class Project:
     """The revisions of a project, over a database.
 
     :ivar options: of Alembic's ``configure()``.
+    :ivar revisions: their ids, the oldest first.
     """
 
     def __init__(self, directory: Path, url: str, **options: Any) -> None:
@@ -69,6 +72,7 @@ class Project:
         self.logger = AuditLogger()
         self.metadata = sa.MetaData()
         self.classes: list[type[Any]] = []
+        self.revisions: list[str] = []
 
     def become(self, models: Models, *, schema_name: str = "audit") -> None:
         """Let the project have these models from now on."""
@@ -93,17 +97,33 @@ class Project:
         config.attributes.update(metadata=self.metadata, url=self.url, options=self.options)
         return config
 
-    def migrate(self, message: str) -> str:
+    def migrate(self, message: str, edit: Callable[[str], str] = str) -> str:
         """Generate a revision, run it, and show that a second one would be empty.
 
+        :param edit: what the developer changes in the text of the revision.
         :return: the revision's text.
         """
-        command.revision(self.config, message, autogenerate=True)
-        newest = max((self.directory / "versions").glob("*.py"), key=lambda p: p.stat().st_mtime_ns)
+        return self._run(message, edit, autogenerate=True)
+
+    def write(self, message: str, upgrade: str, downgrade: str) -> str:
+        """Run a revision that was written by hand: the statements of both directions."""
+
+        def edit(text: str) -> str:
+            first, second = (indent(body, "    ") for body in (upgrade, downgrade))
+            return text.replace("    pass", first, 1).replace("    pass", second, 1)
+
+        return self._run(message, edit, autogenerate=False)
+
+    def _run(self, message: str, edit: Callable[[str], str], *, autogenerate: bool) -> str:
+        script = command.revision(self.config, message, autogenerate=autogenerate)
+        assert isinstance(script, Script)
+        self.revisions.append(script.revision)
+        path = Path(script.path)
+        path.write_text(edit(path.read_text()))
         command.upgrade(self.config, "head")
         left = self.differences()
         assert left == [], left
-        return newest.read_text()
+        return path.read_text()
 
     def differences(self) -> list[Any]:
         """What autogeneration would write now."""
@@ -121,11 +141,18 @@ class Project:
 
     def offline(self, revisions: str) -> str:
         """Return the SQL of ``alembic upgrade … --sql``."""
+        return self._offline(command.upgrade, revisions)
+
+    def offline_downgrade(self, revisions: str) -> str:
+        """Return the SQL of ``alembic downgrade … --sql``."""
+        return self._offline(command.downgrade, revisions)
+
+    def _offline(self, run: Callable[..., None], revisions: str) -> str:
         buffer = io.StringIO()
         config = self.config
         config.output_buffer = buffer
         with redirect_stdout(buffer):
-            command.upgrade(config, revisions, sql=True)
+            run(config, revisions, sql=True)
         return buffer.getvalue()
 
     def run(self, *statements: str) -> None:

@@ -128,6 +128,39 @@ def test_options_change(project: Project) -> None:
     assert project.differences() == []
 
 
+def test_columns_come_and_go(project: Project) -> None:
+    """A capture function is made for the columns that are there, on the way back, too."""
+
+    def models(options: dict[str, Any], *names: str) -> Any:
+        def make(base: Any) -> None:
+            columns = {name: sa.Column(sa.Text) for name in names}
+            id_ = sa.Column(sa.Integer, primary_key=True)
+            values = {"__tablename__": "article", "__versioned__": options, "id": id_, **columns}
+            type("Article", (base,), values)
+
+        return make
+
+    first, second = models({"mask": ["pin"]}, "name", "pin"), models({"exclude": ["key"]}, "key")
+    project.become(first)
+    project.migrate("first")
+    project.become(second)
+    project.migrate("a masked column goes, an excluded one comes")
+    assert project.check() == []
+    project.become(models({"exclude": ["key"]}, "key", "name"))
+    project.migrate("a column comes, the options stay")
+    assert project.check() == []
+    project.run("INSERT INTO article VALUES (1, 'k', 'n')")
+    for step in (second, first):
+        project.downgrade()
+        project.become(step)
+        assert project.check() == []
+        assert project.differences() == []
+    project.run("UPDATE article SET pin = '1', name = 'm'")
+    stored = project.value("SELECT changed_data FROM audit.activity ORDER BY id DESC LIMIT 1")
+    assert stored["name"] == "m"
+    assert stored["pin"] != "1"
+
+
 def test_a_tracked_table_is_dropped(project: Project) -> None:
     project.become(article({}))
     project.migrate("first")
