@@ -155,7 +155,7 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     elif not is_installed(connection, trail) or set(installed.bodies) <= {"refuse"}:
         after.append(_install(trail))
     elif not _is_current(connection, trail, installed):
-        before.append(_update(trail, installed))
+        before.append(_update(trail, installed, _additions(connection, trail)))
     else:
         is_replaced = False
 
@@ -193,13 +193,15 @@ def _install(trail: Trail) -> AuditOp:
     )
 
 
-def _update(trail: Trail, installed: Installed) -> AuditOp:
+def _update(trail: Trail, installed: Installed, additions: tuple[str, str]) -> AuditOp:
+    add, take_away = additions
     return AuditOp(
         ("Bring the audit trail's functions up to date.", "Bring the former functions back."),
         # Those too that the models do not know: their capture functions call these.
-        _functions_sql(trail) + _track_all(trail.schema_name, installed),
+        add + _functions_sql(trail) + _track_all(trail.schema_name, installed),
         _untrack_all(trail.schema_name, installed)
         + installed.functions_sql
+        + take_away
         + _track_all(trail.schema_name, installed),
     )
 
@@ -365,9 +367,21 @@ def _altered(upgrade_ops: Any) -> set[tuple[str | None, str]]:
 def _is_current(connection: sa.Connection, trail: Trail, installed: Installed) -> bool:
     if installed.bodies != trail.function_bodies or trail.digest not in (installed.comment or ""):
         return False
+    if any(_additions(connection, trail)):
+        return False
     functions = getattr(sa.func, trail.schema_name)
     guards = functions.check_trail().table_valued("code", "relation", "message")
     return all(row.code != "append_only" for row in connection.execute(sa.select(guards)))
+
+
+def _additions(connection: sa.Connection, trail: Trail) -> tuple[str, str]:
+    """What gives the trail's own tables the columns and indexes that they lack, and takes them."""
+    inspector, schema = sa.inspect(connection), trail.schema_name
+    there: dict[str, set[str | None]] = {}
+    for table in (table.name for table in trail.tables):
+        there[table] = {column["name"] for column in inspector.get_columns(table, schema)}
+        there[table] |= {index["name"] for index in inspector.get_indexes(table, schema)}
+    return trail.additions(there)
 
 
 def _is_stale(connection: sa.Connection, trail: Trail, table: AuditedTable) -> bool:

@@ -53,7 +53,7 @@ def downgrade():
     ${downgrades if downgrades else "pass"}
 '''
 
-Models = Callable[[type[Any]], None]
+Models = Callable[[type[Any]], object]
 
 
 class Project:

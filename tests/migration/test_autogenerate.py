@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from audit_app import models
 from tests.migration.project import Project
 from tests.migration.test_demo_migrations import OBJECTS
 
@@ -131,7 +132,7 @@ def test_options_change(project: Project) -> None:
 def test_columns_come_and_go(project: Project) -> None:
     """A capture function is made for the columns that are there, on the way back, too."""
 
-    def models(options: dict[str, Any], *names: str) -> Any:
+    def shape(options: dict[str, Any], *names: str) -> Any:
         def make(base: Any) -> None:
             columns = {name: sa.Column(sa.Text) for name in names}
             id_ = sa.Column(sa.Integer, primary_key=True)
@@ -140,13 +141,13 @@ def test_columns_come_and_go(project: Project) -> None:
 
         return make
 
-    first, second = models({"mask": ["pin"]}, "name", "pin"), models({"exclude": ["key"]}, "key")
+    first, second = shape({"mask": ["pin"]}, "name", "pin"), shape({"exclude": ["key"]}, "key")
     project.become(first)
     project.migrate("first")
     project.become(second)
     project.migrate("a masked column goes, an excluded one comes")
     assert project.check() == []
-    project.become(models({"exclude": ["key"]}, "key", "name"))
+    project.become(shape({"exclude": ["key"]}, "key", "name"))
     project.migrate("a column comes, the options stay")
     assert project.check() == []
     project.run("INSERT INTO article VALUES (1, 'k', 'n')")
@@ -309,6 +310,41 @@ def test_an_older_version_is_brought_up_to_date(project: Project) -> None:
     project.upgrade()
     assert {code for code, _ in project.check()} == {"orphan"}
     assert project.differences() == []
+
+
+def test_a_version_with_another_column(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later version adds to the trail's own tables comes and goes like the rest."""
+    project.become(article({}))
+    project.migrate("first")
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    monkeypatch.setattr(models.TransactionMixin, "shard", sa.Column(sa.Text), raising=False)
+    project.become(article({}))
+    project.logger.transaction_cls.__table__.indexes.add(
+        sa.Index("transaction_shard_idx", project.logger.transaction_cls.__table__.c.shard)
+    )
+    text = project.migrate("a column")
+    assert "create_table" not in text
+    assert "ADD COLUMN IF NOT EXISTS shard" in text
+    assert project.check() == []
+    project.run("UPDATE article SET name = 'b'")
+    monkeypatch.undo()
+    project.downgrade()
+    project.become(article({}))
+    assert project.check() == []
+    assert project.differences() == []
+    project.run("UPDATE article SET name = 'c'")
+    assert project.verbs("article") == ["insert", "update", "update"]
+    # What was recorded in it stays.
+    project.upgrade()
+    assert project.check() == []
+    project.run(
+        "ALTER TABLE audit.transaction DISABLE TRIGGER append_only",
+        "UPDATE audit.transaction SET shard = 's'",
+        "ALTER TABLE audit.transaction ENABLE ALWAYS TRIGGER append_only",
+    )
+    project.downgrade()
+    project.upgrade()
+    assert project.value("SELECT shard FROM audit.transaction LIMIT 1") == "s"
 
 
 def functions(project: Project) -> dict[str, str]:
