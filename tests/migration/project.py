@@ -32,6 +32,11 @@ if context.is_offline_mode():
 else:
     engine = sa.create_engine(attributes["url"], poolclass=sa.NullPool)
     with engine.connect() as connection:
+        tenant = attributes["tenant"]
+        if tenant:
+            connection.exec_driver_sql(f'SET search_path TO "{tenant}"')
+            connection.commit()
+            connection.dialect.default_schema_name = tenant
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
@@ -61,6 +66,7 @@ class Project:
 
     :ivar options: of Alembic's ``configure()``.
     :ivar revisions: their ids, the oldest first.
+    :ivar tenant: the schema that the models without one stand for.
     """
 
     def __init__(self, directory: Path, url: str, **options: Any) -> None:
@@ -73,6 +79,7 @@ class Project:
         self.metadata = sa.MetaData()
         self.classes: list[type[Any]] = []
         self.revisions: list[str] = []
+        self.tenant: str | None = None
 
     def become(self, models: Models, *, schema_name: str = "audit") -> None:
         """Let the project have these models from now on."""
@@ -95,6 +102,7 @@ class Project:
         config = Config(stdout=io.StringIO())
         config.set_main_option("script_location", str(self.directory))
         config.attributes.update(metadata=self.metadata, url=self.url, options=self.options)
+        config.attributes["tenant"] = self.tenant
         return config
 
     def migrate(self, message: str, edit: Callable[[str], str] = str) -> str:
@@ -128,6 +136,9 @@ class Project:
     def differences(self) -> list[Any]:
         """What autogeneration would write now."""
         with self.engine.connect() as connection:
+            if self.tenant:
+                connection.exec_driver_sql(f'SET search_path TO "{self.tenant}"')
+                connection.dialect.default_schema_name = self.tenant
             context = MigrationContext.configure(connection, opts=self.options)
             script = produce_migrations(context, self.metadata)
         assert script.upgrade_ops is not None
@@ -167,6 +178,8 @@ class Project:
     def check(self) -> list[tuple[str, str]]:
         """What ``flask audit check`` would name."""
         with self.engine.connect() as connection:
+            if self.tenant:
+                connection.exec_driver_sql(f'SET search_path TO "{self.tenant}"')
             return [(f.code, f.message) for f in self.logger.check(connection)]
 
     def verbs(self, table: str) -> list[str]:

@@ -279,6 +279,32 @@ def test_two_trails_in_two_schemas(project: Project) -> None:
     ]
 
 
+def test_a_schema_for_each_tenant(database_url: str, tmp_path: Path) -> None:
+    """The same revisions run once for each tenant, by the search_path; the trail is theirs all."""
+    project = Project(tmp_path / "m", database_url)
+    project.become(article({"exclude": ["secret"]}))
+    project.run("CREATE SCHEMA a; CREATE SCHEMA b")
+    project.tenant = "a"
+    project.migrate("first")
+    project.tenant = "b"
+    assert project.differences() != []
+    project.upgrade()
+    for project.tenant in ("a", "b"):
+        assert project.differences() == []
+        # The other tenant's table is none that these models declare.
+        assert [code for code, _ in project.check()] == ["orphan"]
+        project.run(f"INSERT INTO {project.tenant}.article VALUES (1, '{project.tenant}')")
+    # One tenant leaves: the other is tracked all the same.
+    project.downgrade("base")
+    project.tenant = "a"
+    assert project.check() == []
+    project.run("UPDATE a.article SET name = 'c'")
+    query = "SELECT array_agg(concat(schema_name, ' ', verb) ORDER BY id) FROM audit.activity"
+    assert project.value(query) == ["a insert", "b insert", "a update"]
+    project.downgrade("base")
+    assert project.value("SELECT count(*) FROM pg_proc WHERE proname = 'audit_table'") == 0
+
+
 def test_an_older_version_is_brought_up_to_date(project: Project) -> None:
     """A trail of an older version of the package: an ordinary revision, and back."""
     frozen = Path(__file__).with_name("installed_2026_11_24.sql").read_text()
