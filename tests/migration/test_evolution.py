@@ -162,7 +162,7 @@ def test_documents_that_are_none(project: Project) -> None:
     project.write(
         "evolve",
         'op.audit_rename_column("article", "title", "headline")',
-        'op.audit_remove_column("article", "headline")',
+        'op.audit_remove_column("article", "headline")\nop.audit_remove_column("article", "title")',
     )
     assert documents(project)[-4:] == [
         ({}, None),
@@ -171,7 +171,7 @@ def test_documents_that_are_none(project: Project) -> None:
         ({"headline": None}, {"headline": 1}),
     ]
     project.downgrade()
-    assert documents(project)[-1] == ({}, {})
+    assert documents(project)[-2:] == [(["title"], "title"), ({}, {})]
 
 
 def test_batches(project: Project, caplog: pytest.LogCaptureFixture) -> None:
@@ -217,14 +217,22 @@ def test_restoring_takes_the_newest_first(project: Project) -> None:
     assert trail(project) == before
 
 
-def test_removal_for_good(project: Project) -> None:
+@pytest.mark.parametrize(
+    "erase",
+    [
+        'op.audit_remove_column("article", "title", keep=False)',
+        "op.execute(\"SELECT audit.evolve('remove_column', 'public', 'article', \"\n"
+        '  "\'{\\"column\\" \\\\: \\"title\\", \\"keep\\" \\\\: false}\')")',
+    ],
+    ids=["operation", "function"],
+)
+def test_removal_for_good(project: Project, erase: str) -> None:
     """Values that must go are gone: from the records of earlier rewritings, too."""
     project.write(
         "erase",
         "op.audit_alter_column('article', 'title', \"to_jsonb(upper(value #>> '{}'))\")\n"
         'op.audit_remove_column("article", "title")\n'
-        'op.audit_restore_column("article", "title")\n'
-        'op.audit_remove_column("article", "title", keep=False)',
+        'op.audit_restore_column("article", "title")\n' + erase,
         "pass",
     )
     query = (
@@ -312,7 +320,19 @@ def test_the_guard_stays(project: Project) -> None:
         ):
             with pytest.raises(sa.exc.ProgrammingError, match="append-only"):
                 project.run(f"SET LOCAL audit_app.rewrite = '{claim}'; {statement}")
-    for statement in ("DELETE FROM audit.activity", "TRUNCATE audit.activity"):
+    # An activity of this transaction is no such record.
+    with pytest.raises(sa.exc.ProgrammingError, match="append-only"):
+        project.run(
+            "INSERT INTO article VALUES (7)",
+            "SELECT set_config('audit_app.rewrite', (SELECT concat(id, ctid) FROM audit.activity "
+            "ORDER BY id DESC LIMIT 1), true)",
+            "UPDATE audit.activity SET verb = 'x'",
+        )
+    for statement in (
+        "DELETE FROM audit.activity",
+        "TRUNCATE audit.activity",
+        "UPDATE audit.transaction SET actor_id = 'x'",
+    ):
         with pytest.raises(sa.exc.ProgrammingError, match="append-only"):
             project.run("SELECT audit.begin_rewrite('a', NULL, '{}')", statement)
     # The mark ends with the rewriting, not with the transaction.
