@@ -54,7 +54,8 @@ def date_text(day: datetime) -> str:
         _("January"), _("February"), _("March"), _("April"), _("May"), _("June"), _("July"),
         _("August"), _("September"), _("October"), _("November"), _("December"),
     )  # fmt: skip
-    return f"{day.day} {months[day.month - 1]} {day.year}"
+    # Translators set the order, and what stands between.
+    return _("%(day)s %(month)s %(year)s", day=day.day, month=months[day.month - 1], year=day.year)
 
 
 def day_heading(day: datetime, now: datetime) -> str:
@@ -63,12 +64,13 @@ def day_heading(day: datetime, now: datetime) -> str:
         _("Monday"), _("Tuesday"), _("Wednesday"), _("Thursday"), _("Friday"), _("Saturday"),
         _("Sunday"),
     )  # fmt: skip
-    text = f"{weekdays[day.weekday()]}, {date_text(day)}"
     if day.date() == now.date():
-        return f"{_('Today')}, {date_text(day)}"
-    if day.date() == (now - timedelta(days=1)).date():
-        return f"{_('Yesterday')}, {date_text(day)}"
-    return text
+        name = _("Today")
+    elif day.date() == (now - timedelta(days=1)).date():
+        name = _("Yesterday")
+    else:
+        name = weekdays[day.weekday()]
+    return _("%(weekday)s, %(date)s", weekday=name, date=date_text(day))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from audit_app import history
 from audit_app.admin import differences, forms, pages
 from audit_app.admin.feeds import feed_page
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import host_gettext, language
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
@@ -107,13 +107,21 @@ class AuditPages:
 
     def _answer(self, template: str, *, status: int = 200, **values: Any) -> Response:
         # What Flask-Admin offers to templates fails where flask-babel is not initialised.
-        self._template_args.update(_gettext=_, _ngettext=ngettext)
+        self._template_args.update(
+            _gettext=host_gettext("gettext"), _ngettext=host_gettext("ngettext")
+        )
         html = self.render(  # type: ignore[attr-defined]
-            template, audit_layout=self.layout, audit_links=self.links, t=_, **values
+            template,
+            audit_layout=self.layout,
+            audit_links=self.links,
+            audit_language=language(),
+            t=_,
+            **values,
         )
         response = make_response(html, status)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+        response.vary.add("Accept-Language")
         if self.stands_alone:
             response.headers.setdefault("Content-Security-Policy", _POLICY)
         return response
