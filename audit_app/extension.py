@@ -15,6 +15,7 @@ from sqlalchemy import orm
 
 from audit_app import checks, context, history, install, models, sql
 from audit_app import identity as identities
+from audit_app.admin import theme
 from audit_app.checks import Finding
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
@@ -127,11 +128,12 @@ class AuditLogger:
         """Attach the trail to ``app``'s database.
 
         :raises NotInitializedError: before :meth:`init`.
-        :raises ConfigurationError: if the database is not configured yet, or another AuditLogger
-            serves this application.
+        :raises ConfigurationError: if the database is not configured yet, another AuditLogger
+            serves this application, or a setting of the pages is wrong.
         :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
         """
         metadata = self.metadata
+        theme.check(app.config)
         if app.extensions.get(_KEY, self) is not self:
             raise ConfigurationError(
                 "Another AuditLogger is registered with this application: an application has one."

@@ -11,6 +11,8 @@ from typing import Any
 
 from flask import url_for
 
+from audit_app.admin import theme
+
 ASSETS = Path(__file__).resolve().parent.parent / "static" / "audit"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -93,6 +95,11 @@ class Links:
     def asset(self, filename: str) -> str:
         """Address of a style sheet, script or image of ours."""
         return self._url("assets", filename=filename, v=asset_digest(filename), tz=None)
+
+    def theme(self) -> str:
+        """Address of the style sheet with the host's colour; empty where it has none."""
+        digest = theme.digest()
+        return digest and self._url("assets", filename=theme.SHEET, v=digest, tz=None)
 
 
 def _filters(query: Mapping[str, str] | None) -> dict[str, str | None]:

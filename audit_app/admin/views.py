@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
 from audit_app import history
-from audit_app.admin import differences, forms, pages
+from audit_app.admin import differences, forms, pages, theme
 from audit_app.admin.feeds import feed_page
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import host_gettext, language
@@ -115,6 +115,7 @@ class AuditPages:
             audit_layout=self.layout,
             audit_links=self.links,
             audit_language=language(),
+            audit_logo=theme.logo(),
             t=_,
             **values,
         )
@@ -278,8 +279,13 @@ class AuditPages:
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:
         """Serve a style sheet, script or image of ours; for everybody."""
-        response = send_from_directory(ASSETS, filename)
-        if request.args.get("v") == asset_digest(filename):
+        if filename == theme.SHEET:
+            response = Response(theme.configured(), mimetype="text/css")
+            digest = theme.digest()
+        else:
+            response = send_from_directory(ASSETS, filename)
+            digest = asset_digest(filename)
+        if request.args.get("v") == digest:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
