@@ -1,10 +1,12 @@
-"""Revisions that write themselves, beside Flask-Migrate and psycopg 3."""
+"""Revisions that write themselves, beside Flask-Migrate, binds and psycopg 3."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
+import pytest
 import sqlalchemy as sa
 
 from tests.migration.project import Project
@@ -23,7 +25,26 @@ class Article(db.Model):
     id = sa.Column(sa.Integer, primary_key=True)
     name = sa.Column(sa.Text)
 """
+BOUND = """
+class Reporting(db.Model):
+    __abstract__ = True
+    __bind_key__ = "reports"
+
+reports_logger = AuditLogger()
+reports_logger.init(Reporting)
+loggers.append(reports_logger)
+"""
+REPORT = """
+class Report(db.Model):
+    __bind_key__ = "reports"
+    __versioned__ = {}
+    id = sa.Column(sa.Integer, primary_key=True)
+    name = sa.Column(sa.Text)
+"""
+UNTRACKED = "    __versioned__ = {}\n"
+
 CLEAN = "Everything is as it should be."
+TRAILS = "SELECT count(*) FROM pg_namespace WHERE nspname = 'audit'"
 
 
 def verbs(site: Site, bind: str = "") -> list[str]:
@@ -61,6 +82,45 @@ def test_flask_migrate(database_url: str, tmp_path: Path) -> None:
     site.flask("db", "downgrade")
     site.run("UPDATE article SET name = 'c'")
     assert verbs(site) == ["article insert", "article update"]
+
+
+@pytest.fixture
+def reports_url(server: Server) -> Iterator[str]:
+    """The URL of a second new, empty database."""
+    with server.database() as url:
+        yield url
+
+
+@pytest.mark.parametrize("tracked", [{""}, {"reports"}, {"", "reports"}], ids=", ".join)
+def test_binds(database_url: str, reports_url: str, tmp_path: Path, tracked: set[str]) -> None:
+    """Each database has its own trail, or none, and its revisions know no other."""
+    site = Site(tmp_path, database_url, reports=reports_url)
+    before = {bind: site.catalog(bind) for bind in site.engines}
+    site.become(
+        (DEFAULT + ARTICLE if "" in tracked else "loggers = []" + ARTICLE.replace(UNTRACKED, ""))
+        + (BOUND + REPORT if "reports" in tracked else REPORT.replace(UNTRACKED, ""))
+    )
+    site.flask("db", "init", "--multidb")
+    text = site.migrate("first")
+    for bind, table in {"": "article", "reports": "report"}.items():
+        steps = text.split(f"def upgrade_{bind}():")[1].split("\ndef ")[0]
+        assert f"create_table('{table}'" in steps
+        assert ("# Install the audit trail." in steps) == (bind in tracked)
+        assert ("audit" in steps) == (bind in tracked)
+        assert (f'# Track the changes of "{table}".' in steps) == (bind in tracked)
+    site.flask("db", "upgrade")
+    assert site.migrate("nothing") == ""
+    for bind in tracked:
+        option = ["--bind", bind] if bind else []
+        assert CLEAN in site.flask("audit", *option, "check", "--strict")
+    site.flask("db", "downgrade", "base")
+    assert {bind: site.catalog(bind) for bind in site.engines} == before
+    site.flask("db", "upgrade")
+    site.python("db.session.add_all([Article(name='a'), Report(name='b')]); db.session.commit()")
+    for bind, table in {"": "article", "reports": "report"}.items():
+        assert site.value(TRAILS, bind) == (bind in tracked)
+        if bind in tracked:
+            assert verbs(site, bind) == [f"{table} insert"]
 
 
 # -- psycopg 3 -------------------------------------------------------------------------------------
