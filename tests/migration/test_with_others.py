@@ -1,7 +1,8 @@
-"""Revisions that write themselves, beside Flask-Migrate, binds and psycopg 3."""
+"""Revisions that write themselves, beside Flask-Migrate, binds, alembic_utils and psycopg 3."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +122,87 @@ def test_binds(database_url: str, reports_url: str, tmp_path: Path, tracked: set
         assert site.value(TRAILS, bind) == (bind in tracked)
         if bind in tracked:
             assert verbs(site, bind) == [f"{table} insert"]
+
+
+# -- alembic_utils ---------------------------------------------------------------------------------
+
+IMPORTS = """
+from alembic_utils.pg_function import PGFunction
+from alembic_utils.pg_trigger import PGTrigger
+from alembic_utils.pg_view import PGView
+from alembic_utils.replaceable_entity import register_entities
+"""
+ENTITIES = """
+register_entities([
+    PGFunction("public", "is_draft(text)", "RETURNS bool LANGUAGE sql AS $$SELECT $1 = 'draft'$$"),
+    PGFunction(
+        "public", "shout()", "RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN NEW.name := upper(NEW.name); RETURN NEW; END$$",
+    ),
+    PGTrigger(
+        "public", "shout", "BEFORE UPDATE ON public.article FOR EACH ROW "
+        "EXECUTE FUNCTION public.shout()", on_entity="public.article",
+    ),
+    PGView("public", "titles", "SELECT name FROM article"),
+    PGView("audit", "latest", "SELECT max(id) AS id FROM audit.activity"),
+])
+"""
+VIEWS = ENTITIES[ENTITIES.index("    PGView(") : ENTITIES.index("])")]
+ENTITY_COUNTS = (
+    "SELECT concat((SELECT count(*) FROM pg_proc WHERE proname IN ('is_draft', 'shout')), "
+    "(SELECT count(*) FROM pg_trigger WHERE tgname = 'shout'), "
+    "(SELECT count(*) FROM pg_views WHERE viewname IN ('titles', 'latest')))"
+)
+
+
+@pytest.mark.parametrize("schemas", ["", "options['include_schemas'] = True\n"])
+def test_alembic_utils(database_url: str, tmp_path: Path, schemas: str) -> None:
+    """Neither package takes the other's functions, triggers and views for its own."""
+    site = Site(tmp_path, database_url)
+    site.become(DEFAULT + ARTICLE + schemas)
+    site.flask("db", "init")
+    site.migrate("the trail")
+    site.flask("db", "upgrade")
+    site.run("GRANT SELECT ON audit.activity TO pg_monitor")
+    # The capture may use what the other package made in the same revision.
+    when = ARTICLE.replace("{}", '{"when": "NOT public.is_draft(NEW.name)"}')
+    site.become(IMPORTS + DEFAULT + when + ENTITIES + schemas)
+    text = site.migrate("entities").split("def downgrade")[0]
+    assert text.count("op.create_entity(") == 5
+    assert "drop_entity" not in text
+    assert text.count("op.execute(") == 1
+    site.flask("db", "upgrade")
+    assert site.migrate("nothing") == ""
+    said = site.flask("audit", "check")
+    assert re.findall(r"^(?:error|warning) +(\S+ +\S+)", said, re.M) == ["stranger  audit.latest"]
+    assert site.value(ENTITY_COUNTS) == "212"
+    site.run("INSERT INTO article VALUES (1, 'draft'), (2, 'b')")
+    assert site.value("SELECT array_agg(object_id) FROM audit.activity") == ["2"]
+    # What is registered no longer is still dropped, and nothing besides.
+    site.become(IMPORTS + DEFAULT + when + ENTITIES.replace(VIEWS, "") + schemas)
+    text = site.migrate("fewer").split("def downgrade")[0]
+    dropped = {"public_titles"} | ({"audit_latest"} if schemas else set())
+    assert set(re.findall(r"op\..*", text)) == {f"op.drop_entity({name})" for name in dropped}
+    site.flask("db", "downgrade", "base")
+    assert site.value(ENTITY_COUNTS) == "000"
+
+
+def test_alembic_utils_and_a_renamed_trail(database_url: str, tmp_path: Path) -> None:
+    """The trail under its former name is ours, too."""
+    site = Site(tmp_path, database_url)
+    schemas = "options['include_schemas'] = True\n"
+    site.become(DEFAULT + ARTICLE + schemas)
+    site.flask("db", "init")
+    site.migrate("the trail")
+    site.flask("db", "upgrade")
+    renamed = DEFAULT.replace("AuditLogger()", 'AuditLogger(schema_name="The trail")')
+    site.become(renamed + ARTICLE + IMPORTS + ENTITIES.replace(VIEWS, "") + schemas)
+    text = site.migrate("renamed").split("def downgrade")[0]
+    assert 'ALTER SCHEMA "audit" RENAME TO "The trail"' in text
+    assert "drop_entity" not in text
+    site.flask("db", "upgrade")
+    assert site.migrate("nothing") == ""
+    assert CLEAN in site.flask("audit", "check", "--strict")
 
 
 # -- psycopg 3 -------------------------------------------------------------------------------------
