@@ -8,6 +8,7 @@ nothing of this package.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +109,7 @@ def compare(autogen_context: Any, upgrade_ops: Any, _schemas: Any) -> Any:
         for logger in () if part is None else part.info.get(INFO, ()):
             _leave_tables_to_us(upgrade_ops, logger.trail, logger.schema_name)
             if connection is not None and connection.dialect.name == "postgresql":
+                _leave_entities_to_us(autogen_context, upgrade_ops, logger.trail)
                 _compare(connection, upgrade_ops, logger)
     result = getattr(alembic_util, "PriorityDispatchResult", None)
     return None if result is None else result.CONTINUE
@@ -128,6 +130,40 @@ def _leave_tables_to_us(upgrade_ops: Any, trail: Trail, schema_name: str) -> Non
         for op in upgrade_ops.ops
         if (getattr(op, "schema", None), getattr(op, "table_name", None)) not in names
     ]
+
+
+def _leave_entities_to_us(autogen_context: Any, upgrade_ops: Any, trail: Trail) -> None:
+    """alembic_utils drops what is not registered with it: not our functions and triggers."""
+    module = sys.modules.get("alembic_utils.replaceable_entity")
+    if module is None:
+        return
+    connection: sa.Connection = autogen_context.connection
+    # That of a trail that is about to be renamed, too.
+    schemas = {row.name for row in connection.execute(_SCHEMAS) if _is_trail(row.comment)}
+    schemas.add(trail.schema_name)
+    definitions = [row.definition for row in connection.execute(_TRIGGERS) if row.schema in schemas]
+    triggers: set[str] = set()
+
+    def is_ours(entity: Any) -> bool:
+        if not isinstance(entity, module.ReplaceableEntity):
+            return False
+        if entity.schema in schemas:
+            return entity.type_ in {"function", "grant_table", "trigger"}
+        if entity.type_ != "trigger":
+            return False
+        if not triggers:  # as alembic_utils reads them from the database
+            triggers.update(entity.from_sql(text).identity for text in definitions)
+        return entity.identity in triggers
+
+    upgrade_ops.ops[:] = [
+        op
+        for op in upgrade_ops.ops
+        if not is_ours(getattr(op, "target", None)) or op.to_diff_tuple()[0] != "drop_entity"
+    ]
+    # An Alembic without priorities may run the other comparison after this one.
+    autogen_context._object_filters.append(
+        lambda item, _name, _type, reflected, _to: not (reflected and is_ours(item))
+    )
 
 
 def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
@@ -297,6 +333,13 @@ _SCHEMAS = sa.text(
     "pg_catalog.obj_description(n.oid, CAST('pg_namespace' AS name)) AS comment "
     "FROM pg_catalog.pg_namespace n"
 )
+_TRIGGERS = sa.text(
+    "SELECT CAST(n.nspname AS text) AS schema, pg_catalog.pg_get_triggerdef(t.oid) AS definition "
+    "FROM pg_catalog.pg_trigger t "
+    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
+    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
+    "WHERE NOT t.tgisinternal"
+)
 _RELATION = sa.text(
     "SELECT pg_catalog.concat(pg_catalog.quote_ident(CAST(n.nspname AS text)), CAST('.' AS text), "
     "pg_catalog.quote_ident(CAST(c.relname AS text))) FROM pg_catalog.pg_class c "
@@ -342,10 +385,15 @@ def _former(
     found = [
         read(connection, row.name)
         for row in connection.execute(_SCHEMAS)
-        if row.name != trail.schema_name and (row.comment or "").startswith("audit_app sha256=")
+        if row.name != trail.schema_name and _is_trail(row.comment)
     ]
     candidates = [trail_ for trail_ in found if wanted & set(trail_.tables)]
     return candidates[0] if len(candidates) == 1 else None
+
+
+def _is_trail(comment: str | None) -> bool:
+    """Whether the comment on a schema says that it holds a trail of this package."""
+    return (comment or "").startswith("audit_app sha256=")
 
 
 def _altered(upgrade_ops: Any) -> set[tuple[str | None, str]]:

@@ -299,10 +299,12 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
     """Map the two tables on ``base``, in the schema ``schema_name``.
 
     The classes are registered as ``AuditTransaction`` and ``AuditActivity``, so that an
-    application may have a ``Transaction`` of its own.
+    application may have a ``Transaction`` of its own; those of a bind with its key behind the name.
     """
+    bind_key = base.metadata.info.get("bind_key")
+    suffix = "" if bind_key is None else f"_{bind_key}"
     transaction: Any = type(
-        "AuditTransaction",
+        f"AuditTransaction{suffix}",
         (TransactionMixin, base),
         {
             "__module__": __name__,
@@ -324,7 +326,7 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
         )
 
     activity: Any = type(
-        "AuditActivity",
+        f"AuditActivity{suffix}",
         (ActivityMixin, base),
         {
             "__module__": __name__,
@@ -370,10 +372,12 @@ def resolve_actor_class(base: type[Any], actor_cls: type[Any] | str) -> type[Any
     """Return the mapped class that ``actor_cls`` names on ``base``; None if there is none."""
     if isinstance(actor_cls, type):
         return actor_cls
-    found = [
-        mapper.class_ for mapper in base.registry.mappers if mapper.class_.__name__ == actor_cls
-    ]
-    return found[0] if found else None
+    found = [mapper for mapper in base.registry.mappers if mapper.class_.__name__ == actor_cls]
+    # The binds of an application share the registry: this database's own class comes first.
+    found.sort(
+        key=lambda mapper: getattr(mapper.local_table, "metadata", None) is not base.metadata
+    )
+    return found[0].class_ if found else None
 
 
 def relate_actor(transaction_cls: Any, actor_cls: type[Any]) -> None:
