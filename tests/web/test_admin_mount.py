@@ -180,7 +180,7 @@ def test_every_state_of_flask_babel(
     ids = fill(site)
     for path in EVERY_PAGE:
         page = site.get("/audit/" + path.format(**ids))
-        assert ("[" in page.one("title").text) == (error is None)
+        assert ("[" in page.one("head").one("title").text) == (error is None)
 
 
 def test_without_a_logger_the_page_says_what_is_missing() -> None:
