@@ -669,7 +669,11 @@ def _key_tables(activity: Any, name: str, keys: Iterable[str]) -> Any:
 
     :param name: the attribute that holds the key, which leads an index with the table.
     """
-    wanted = sa.values(sa.column("key", sa.Text), name=f"{name}_wanted").data([(k,) for k in keys])
+    wanted = (
+        sa.func.unnest(sa.cast(list(keys), sa.ARRAY(sa.Text)))
+        .table_valued(sa.column("key", sa.Text), name=f"{name}_wanted")
+        .render_derived()
+    )
     first, other = aliased(activity), aliased(activity)
     probe = (
         sa.select(sa.func.min(first.table_name))

@@ -7,6 +7,7 @@ attribute, and attributes and classes are enough.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -72,6 +73,7 @@ class Chart:
 
     :ivar unit: ``day``, ``week`` or ``month``.
     :ivar kinds: class and title of each kind that occurs.
+    :ivar ends: days to write below the chart, from its beginning to its end.
     :ivar uncounted: width of the part at the beginning that was not counted.
     :ivar summary: the chart in a sentence.
     """
@@ -83,6 +85,7 @@ class Chart:
     slot: int
     top: int
     kinds: tuple[tuple[str, str], ...]
+    ends: tuple[str, ...]
     uncounted: int
     summary: str
 
@@ -300,7 +303,7 @@ def _period_text(period: _Period, found: forms.Filtering, *, is_default: bool) -
     return _(
         "%(num)s days up to %(day)s",
         num=period.days,
-        day=pages.date_text(datetime.combine(period.last, time())),
+        day=_date_text(period.last),
     )
 
 
@@ -320,7 +323,8 @@ def _notice(told: summary.Summary, found: forms.Filtering) -> str:
 
 # -- The chart by day --------------------------------------------------------------------------
 
-_SLOT, _GAP, _HEIGHT = 20, 5, 100
+_SLOT, _HEIGHT = 20, 100
+_DAYS_WITH_MIDDLE = 14
 _KINDS = {"insert": "insert", "update": "update", "delete": "delete", "truncate": "delete"}
 
 
@@ -414,9 +418,21 @@ def _chart(
         slot=_SLOT,
         top=top,
         kinds=kinds,
+        ends=_ends(buckets),
         uncounted=_SLOT * uncounted,
         summary=_chart_text(bars, top),
     )
+
+
+def _ends(buckets: list[_Bucket]) -> tuple[str, ...]:
+    days = [buckets[0].first, buckets[-1].last]
+    if len(buckets) > _DAYS_WITH_MIDDLE:
+        days.insert(1, buckets[len(buckets) // 2].first)
+    return tuple(_date_text(day) for day in dict.fromkeys(days))
+
+
+def _date_text(day: date) -> str:
+    return pages.date_text(datetime.combine(day, time()))
 
 
 def _bar(
@@ -429,9 +445,9 @@ def _bar(
     is_chosen: bool,
 ) -> Bar:
     first, last = bucket.first.isoformat(), bucket.last.isoformat()
-    label = pages.date_text(datetime.combine(bucket.first, time()))
+    label = _date_text(bucket.first)
     if bucket.last != bucket.first:
-        end = pages.date_text(datetime.combine(bucket.last, time()))
+        end = _date_text(bucket.last)
         label = _("%(since)s to %(until)s", since=label, until=end)
     number = bucket.number
     changes = ngettext("%(num)s change", "%(num)s changes", number)
@@ -466,7 +482,7 @@ def _chart_text(bars: tuple[Bar, ...], top: int) -> str:
         return _("No change.")
     busiest = next(bar for bar in bars if bar.number == top)
     return _(
-        "The most on %(day)s: %(changes)s.",
+        "Busiest: %(day)s, %(changes)s.",
         day=busiest.label,
         changes=ngettext("%(num)s change", "%(num)s changes", top),
     )
@@ -496,7 +512,8 @@ def _hours(hours: Mapping[tuple[int, int], int]) -> Hours | None:
                 Cell(
                     x=hour,
                     y=weekday - 1,
-                    level=-(-_LEVELS * number // top),
+                    # By the root, so that one busy hour does not make all others look the same.
+                    level=math.ceil(_LEVELS * math.sqrt(number / top)),
                     number=number,
                     title=f"{name} {hour:02}:00 to {hour:02}:59: {changes}",
                 )
@@ -505,7 +522,12 @@ def _hours(hours: Mapping[tuple[int, int], int]) -> Hours | None:
     (weekday, hour), _most = max(hours.items(), key=lambda item: item[1])
     return Hours(
         tuple(rows),
-        _("The most on %(day)s from %(hour)s.", day=weekdays()[weekday - 1], hour=f"{hour:02}:00"),
+        _(
+            "Busiest: %(day)s, %(since)s to %(until)s.",
+            day=weekdays()[weekday - 1],
+            since=f"{hour:02}:00",
+            until=f"{hour + 1:02}:00",
+        ),
     )
 
 
