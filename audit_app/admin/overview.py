@@ -242,7 +242,7 @@ def overview_of(
             for address, moment in told.addresses[:_ADDRESSES]
         ),
         more_addresses=max(len(told.addresses) - _ADDRESSES, 0),
-        notice=_notice(told, found),
+        notice=_notice(told, shown, found),
         wider_url="" if is_default else url(_without_period(found.query)),
         is_default=is_default,
     )
@@ -311,13 +311,22 @@ def _number(number: int, *, is_cut: bool) -> str:
     return _("more than %(num)s", num=f"{number:,}") if is_cut else f"{number:,}"
 
 
-def _notice(told: summary.Summary, found: forms.Filtering) -> str:
-    if not told.is_cut or told.oldest is None:
+def _notice(told: summary.Summary, shown: summary.Summary, found: forms.Filtering) -> str:
+    """How far was counted: in the period, and in what the chart shows around a short one."""
+    cut = told if told.is_cut else shown
+    if not cut.is_cut or cut.oldest is None:
         return ""
+    number, moment = f"{cut.changes:,}", pages.moment_of(cut.oldest, found.zone).full
+    if cut is told:
+        return _(
+            "Only the newest %(num)s changes of the period are counted, back to %(moment)s.",
+            num=number,
+            moment=moment,
+        )
     return _(
-        "Only the newest %(num)s changes of the period are counted, back to %(moment)s.",
-        num=f"{told.changes:,}",
-        moment=pages.moment_of(told.oldest, found.zone).full,
+        "Beyond the period, the chart shows the newest %(num)s changes only, back to %(moment)s.",
+        num=number,
+        moment=moment,
     )
 
 

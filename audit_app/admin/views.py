@@ -332,7 +332,7 @@ class AuditPages:
             status=400 if found.errors else 200,
             page=page,
             overview=overview,
-            form_url=self.links.feed({}) if actor_id is None else url({}),
+            form_url=self.links.feed({}) if actor_id is None else self.links.actor(actor_id, {}),
             form_id=actor_id if request.args.get("id") else None,
             fields=_known_fields(logger),
         )
