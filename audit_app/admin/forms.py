@@ -124,12 +124,15 @@ def moment(text: str, zone: tzinfo, *, end: bool = False) -> datetime:
         else:
             local = datetime.fromisoformat(text)
         aware = local if local.tzinfo else local.replace(tzinfo=zone, fold=1 if end else 0)
-        return aware.astimezone(UTC)
+        utc = aware.astimezone(UTC)
+        if not 1 < utc.year < 9999:  # room for a month and a time zone in either direction
+            raise ValueError(text)  # noqa: TRY301
     except (ValueError, OverflowError) as error:
         raise InvalidFilterError(
             _("“%(text)s” is not a date: write it like 2026-03-29 or 2026-03-29T14:30.",
               text=text[:60])
         ) from error  # fmt: skip
+    return utc
 
 
 class _Select(SelectField):  # type: ignore[misc]

@@ -60,7 +60,7 @@ def tile(page: Page, title: str) -> str:
 def bars(page: Page) -> dict[str, Node]:
     """Return the bars of the chart by the first day of each."""
     chart = page.one("svg", "au-days")
-    return {node.attributes["data-first"]: node for node in chart.all("a", "au-bar")}
+    return {node.attributes["data-first"]: node for node in chart.all("a", "au-slot")}
 
 
 def counted(page: Page) -> dict[str, int]:
@@ -135,7 +135,7 @@ def test_each_day_is_a_link_that_keeps_the_other_filters(site: Site) -> None:
     assert tile(day, "Changes") == "1 on 1 day"
     assert len(day.transactions()) == 1
     # A single day stands within its surroundings, so that the next can be chosen.
-    chosen = [first for first, bar in bars(day).items() if "au-bar-out" not in bar.classes]
+    chosen = [first for first, bar in bars(day).items() if "au-slot-out" not in bar.classes]
     assert chosen == ["2026-03-02"]
     assert len(bars(day)) == 30
 

@@ -52,7 +52,7 @@
   // -- A period by dragging across the chart -----------------------------------------------------
 
   for (const chart of root.querySelectorAll("[data-au-days]")) {
-    const bars = [...chart.querySelectorAll(".au-bar")];
+    const bars = [...chart.querySelectorAll(".au-slot")];
     if (!bars.length) continue;
     const width = chart.viewBox.baseVal.width / bars.length;
     let start = -1, end = -1, shade = null, dragged = false;
