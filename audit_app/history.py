@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from audit_app import identity as identities
+from audit_app import models
 from audit_app.errors import InvalidCursorError, UnknownVersionError
 from audit_app.formerly import NEVER, Formerly, Place
 
@@ -35,6 +37,7 @@ where it ended.
 LARGE: Final = 32_768
 """Bytes, as stored, above which a list shows a change's fields without their values."""
 
+_OF_ROWS: Final = ("insert", "update", "delete", models.BASELINE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(-?[0-9]{1,18})\.(-?[0-9]{1,19})", re.ASCII)
 _LARGEST_ID = 2**63 - 1
@@ -86,6 +89,10 @@ class Filters:
     :ivar unknown_actor: only what nobody is known to have done; excludes ``actor_id``.
     :ivar since: the earliest moment.
     :ivar until: the first moment that is too late.
+    :ivar fields: names of one field (the present one and former ones): only changes of it.
+    :ivar value: only changes to or from this text; needs ``fields``.
+    :ivar keys: spellings of one record's key, as ``activity.object_key`` has it.
+    :ivar words: only transactions whose reason holds each of these, in any case of letters.
     """
 
     actor_id: str | None = None
@@ -95,11 +102,22 @@ class Filters:
     verb: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    fields: tuple[str, ...] = ()
+    value: str | None = None
+    keys: tuple[str, ...] = ()
+    request_id: str | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def by_activity(self) -> bool:
         """Whether single activities have to be looked at."""
-        return any(value is not None for value in (self.schema_name, self.table_name, self.verb))
+        given = (self.schema_name, self.table_name, self.verb)
+        return bool(self.fields or self.keys) or any(value is not None for value in given)
+
+    @property
+    def is_search(self) -> bool:
+        """Whether no index leads to the answer, so that the search is bounded."""
+        return self.by_activity or self.request_id is not None or bool(self.words)
 
 
 # -- Records -----------------------------------------------------------------------------------
@@ -535,6 +553,16 @@ def scanned(
     )
 
 
+def scanned_of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
+    """Return the query for how far the search of :func:`feed` came where ``filters`` have keys.
+
+    As :func:`scanned`, of activities: the newest of the record, wherever the page begins.
+    """
+    seen = _of_keys(activity, filters).subquery("seen")
+    position = sa.func.row_number().over(order_by=seen.c.id.desc()).label("position")
+    return sa.select(seen.c.issued_at, seen.c.id, position).order_by(position.desc()).limit(1)
+
+
 def _matching(
     activity: Any,
     transaction: Any,
@@ -545,12 +573,22 @@ def _matching(
     limit: int,
 ) -> Any:
     forward = after is not None
-    if not filters.by_activity:
+    if not filters.is_search:
         query = _candidates(transaction, filters, before=before, after=after, limit=limit)
         return query.subquery("page")
-    seen = _candidates(transaction, filters, before=before, after=after, limit=SCAN).subquery(
-        "seen"
-    )
+    if filters.keys:
+        query = _keyed(activity, transaction, filters, before=before, after=after)
+    else:
+        query = _candidates(transaction, filters, before=before, after=after, limit=SCAN)
+    seen = query.subquery("seen")
+    if not filters.by_activity:
+        return (
+            sa.select(*seen.c)
+            .where(*_told(filters, seen.c))
+            .order_by(*_order(seen.c.t_issued_at, seen.c.t_id, forward=forward))
+            .limit(limit)
+            .subquery("page")
+        )
     # A LIMIT of its own keeps the planner from turning this into a join with the whole trail.
     match = (
         _chosen(activity, filters, seen.c.t_id)
@@ -561,9 +599,95 @@ def _matching(
     return (
         sa.select(*seen.c)
         .select_from(seen.join(match, sa.true()))
+        .where(*_told(filters, seen.c))
         .order_by(*_order(seen.c.t_issued_at, seen.c.t_id, forward=forward))
         .limit(limit)
         .subquery("page")
+    )
+
+
+def _told(filters: Filters, columns: Any) -> list[Any]:
+    """Conditions on what a transaction tells of itself and no index leads to."""
+    conditions = [columns.t_reason.icontains(word, autoescape=True) for word in filters.words]
+    if filters.request_id is not None:
+        conditions.append(columns.t_request_id == filters.request_id)
+    return conditions
+
+
+def _keyed(
+    activity: Any,
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None,
+    after: Cursor | None,
+) -> sa.Select[Any]:
+    """Transactions that changed a record, by the index that leads by its key."""
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    newest = _of_keys(activity, filters).subquery("newest")
+    ids = sa.select(newest.c.transaction_id).distinct().subquery("changed")
+    # A LIMIT of its own keeps the planner from walking all transactions of the period instead.
+    found = (
+        sa.select(*columns)
+        .where(transaction.id == ids.c.transaction_id)
+        .where(*_within_reach(transaction, filters, before, after))
+        .limit(1)
+        .lateral("found")
+    )
+    return sa.select(*found.c).select_from(ids.join(found, sa.true()))
+
+
+def _of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
+    """The newest changes of a record: ``id``, ``transaction_id``, ``issued_at``.
+
+    Each key in each table is cut by the index before they are merged.
+    """
+    parts = []
+    for name in _KEY_NAMES:
+        places, found = _key_tables(activity, name, filters.keys), aliased(activity)
+        newest = (
+            sa.select(found.id, found.transaction_id, found.issued_at)
+            .where(getattr(found, name) == places.c.key, found.table_name == places.c.table_name)
+            .order_by(found.id.desc())
+            .limit(SCAN)
+        )
+        if filters.schema_name is not None:
+            newest = newest.where(found.schema_name == filters.schema_name)
+        if filters.table_name is not None:
+            newest = newest.where(found.table_name == filters.table_name)
+        cut = newest.lateral("cut")
+        parts.append(sa.select(*cut.c).select_from(places.join(cut, sa.true())))
+    both = sa.union_all(*parts).subquery("both")
+    return sa.select(*both.c).order_by(both.c.id.desc()).limit(SCAN)
+
+
+_KEY_NAMES = ("object_key", "new_object_key")
+
+
+def _key_tables(activity: Any, name: str, keys: Iterable[str]) -> Any:
+    """The tables that have records with one of ``keys``: a loose index scan, one probe for each.
+
+    :param name: the attribute that holds the key, which leads an index with the table.
+    """
+    wanted = (
+        sa.func.unnest(sa.cast(list(keys), sa.ARRAY(sa.Text)))
+        .table_valued(sa.column("key", sa.Text), name=f"{name}_wanted")
+        .render_derived()
+    )
+    first, other = aliased(activity), aliased(activity)
+    probe = (
+        sa.select(sa.func.min(first.table_name))
+        .where(getattr(first, name) == wanted.c.key)
+        .scalar_subquery()
+    )
+    found = sa.select(wanted.c.key, probe.label("table_name")).cte(f"{name}_table", recursive=True)
+    following = (
+        sa.select(sa.func.min(other.table_name))
+        .where(getattr(other, name) == found.c.key, other.table_name > found.c.table_name)
+        .scalar_subquery()
+    )
+    return found.union_all(
+        sa.select(found.c.key, following.label("table_name")).where(found.c.table_name.is_not(None))
     )
 
 
@@ -577,22 +701,29 @@ def _candidates(
 ) -> sa.Select[Any]:
     """Transactions by what they know themselves: actor and time, both led by an index."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
-    query = sa.select(*columns)
-    if filters.unknown_actor:
-        query = query.where(transaction.actor_id.is_(None))
-    elif filters.actor_id is not None:
-        query = query.where(transaction.actor_id == filters.actor_id)
-    if filters.since is not None:
-        query = query.where(transaction.issued_at >= filters.since)
-    if filters.until is not None:
-        query = query.where(transaction.issued_at < filters.until)
-    place = sa.tuple_(transaction.issued_at, transaction.id)
-    if before is not None:
-        query = query.where(place < sa.tuple_(*_literals(before)))
-    if after is not None:
-        query = query.where(place > sa.tuple_(*_literals(after)))
+    query = sa.select(*columns).where(*_within_reach(transaction, filters, before, after))
     order = _order(transaction.issued_at, transaction.id, forward=after is not None)
     return query.order_by(*order).limit(limit)
+
+
+def _within_reach(
+    transaction: Any, filters: Filters, before: Cursor | None, after: Cursor | None
+) -> list[Any]:
+    conditions = []
+    if filters.unknown_actor:
+        conditions.append(transaction.actor_id.is_(None))
+    elif filters.actor_id is not None:
+        conditions.append(transaction.actor_id == filters.actor_id)
+    if filters.since is not None:
+        conditions.append(transaction.issued_at >= filters.since)
+    if filters.until is not None:
+        conditions.append(transaction.issued_at < filters.until)
+    place = sa.tuple_(transaction.issued_at, transaction.id)
+    if before is not None:
+        conditions.append(place < sa.tuple_(*_literals(before)))
+    if after is not None:
+        conditions.append(place > sa.tuple_(*_literals(after)))
+    return conditions
 
 
 def _literals(cursor: Cursor) -> tuple[Any, Any]:
@@ -612,7 +743,30 @@ def _chosen(activity: Any, filters: Filters, transaction_id: Any) -> sa.Select[A
         value = getattr(filters, name)
         if value is not None:
             query = query.where(getattr(activity, name) == value)
+    if filters.keys:
+        query = query.where(
+            sa.or_(activity.object_key.in_(filters.keys), activity.new_object_key.in_(filters.keys))
+        )
+    if filters.fields:
+        query = query.where(_changes_field(activity, filters))
     return query
+
+
+def _changes_field(activity: Any, filters: Filters) -> Any:
+    """Changes of a field; an insert and a delete change every field that they hold."""
+    old, changed = _as_jsonb(activity.old_data), _as_jsonb(activity.changed_data)
+    document = sa.func.coalesce(changed, old, type_=JSONB)
+    conditions = []
+    for name in filters.fields:
+        condition = document.has_key(name)
+        if filters.value is not None:
+            condition = sa.and_(
+                condition,
+                sa.or_(changed[name].astext == filters.value, old[name].astext == filters.value),
+            )
+        conditions.append(condition)
+    # What the trail says of itself (the size of a truncated table, a reason) is no field.
+    return sa.and_(activity.verb.in_(_OF_ROWS), sa.or_(*conditions))
 
 
 # -- Actors ------------------------------------------------------------------------------------
@@ -660,4 +814,74 @@ def last_of_actor(transaction: Any, actor_id: str | None) -> sa.Select[Any]:
         )
         .order_by(transaction.actor_id.desc(), transaction.issued_at.desc(), transaction.id.desc())
         .limit(1)
+    )
+
+
+# -- Looking up --------------------------------------------------------------------------------
+
+NAMESAKES: Final = 50
+"""Records with one key that a search offers to choose from."""
+
+
+def records_of_keys(
+    activity: Any, transaction: Any, keys: Iterable[str], *, limit: int = NAMESAKES
+) -> sa.Select[Any]:
+    """Return the query for the records that have or had one of ``keys``, in any table.
+
+    A row for each record: the newest activity under that key, with the columns of
+    :func:`activity_columns`, and ``found_key``. One row more than ``limit`` tells that there are
+    more.
+    """
+    keys, parts = tuple(keys), []
+    for name in _KEY_NAMES:
+        places, one = _key_tables(activity, name, keys), aliased(activity)
+        # Namesakes in two schemas share an entry of the index: enough of it is read to see both.
+        newest = (
+            sa.select(one.id, one.schema_name)
+            .where(getattr(one, name) == places.c.key, one.table_name == places.c.table_name)
+            .order_by(one.id.desc())
+            .limit(_NEWEST)
+            .correlate(places)
+            .subquery("newest")
+        )
+        last = (
+            sa.select(sa.func.max(newest.c.id).label("id"), newest.c.schema_name)
+            .group_by(newest.c.schema_name)
+            .lateral("last")
+        )
+        parts.append(
+            sa.select(last.c.id, places.c.key.label("found_key")).select_from(
+                places.join(last, sa.true())
+            )
+        )
+    both = sa.union_all(*parts).subquery("record")
+    return (
+        sa.select(both.c.found_key, *activity_columns(activity, transaction, large=LARGE))
+        .select_from(both)
+        .join(activity, activity.id == both.c.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .order_by(activity.table_name, activity.id.desc())
+        .limit(2 * limit + 1)
+    )
+
+
+_NEWEST = 200
+
+
+def of_request(transaction: Any, request_id: str, *, limit: int = 2) -> sa.Select[Any]:
+    """Return the query for the newest transactions of a request: ``id``, ``issued_at``.
+
+    Among the newest :data:`SCAN` ones, for no index leads from a request to them.
+    """
+    seen = (
+        sa.select(transaction.id, transaction.issued_at, transaction.request_id)
+        .order_by(transaction.issued_at.desc(), transaction.id.desc())
+        .limit(SCAN)
+        .subquery("seen")
+    )
+    return (
+        sa.select(seen.c.id, seen.c.issued_at)
+        .where(seen.c.request_id == request_id)
+        .order_by(seen.c.issued_at.desc(), seen.c.id.desc())
+        .limit(limit)
     )

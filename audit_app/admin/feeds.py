@@ -94,7 +94,10 @@ def feed_page(
         )
         rows = [present(logger, row) for row in session.execute(query)]
         end = None
-        if filters.by_activity:
+        if filters.keys:
+            query = history.scanned_of_keys(logger.activity_cls, filters)
+            end = session.execute(query).first()
+        elif filters.is_search:
             query = history.scanned(
                 logger.transaction_cls, filters, before=place.before, after=place.after
             )
@@ -104,7 +107,14 @@ def feed_page(
     groups = groups[-limit:] if place.after else groups[:limit]
     paging = _paging(groups, place, found, url, has_extra=has_extra)
     notice = ""
-    if end is not None and end.position >= history.SCAN and not has_extra:
+    if end is not None and end.position >= history.SCAN and filters.keys:
+        notice = _(
+            "Only the newest %(num)s changes of this record were searched, back to %(moment)s. "
+            "Its own page shows them all.",
+            num=f"{history.SCAN:,}",
+            moment=pages.moment_of(end.issued_at, found.zone).full,
+        )
+    elif end is not None and end.position >= history.SCAN and not has_extra:
         further = str(history.Cursor(end.issued_at, end.id))
         paging["further"] = url(found.query, **{"after" if place.after else "before": further})
         notice = _(

@@ -88,6 +88,10 @@ class Links:
             return self._url("actor", actor_id=actor_id, **others)
         return self._url("actors", id=actor_id, **others)
 
+    def search(self, **values: Any) -> str:
+        """Address of the search."""
+        return self._url("search", **values)
+
     def tables(self, **values: Any) -> str:
         """Address of the page of what is tracked."""
         return self._url("tables", **values)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from audit_app import diff, models
-from audit_app.admin.forms import Filtering, verb_labels
+from audit_app.admin.forms import Filtering, period_labels, verb_labels
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import Links
@@ -468,20 +468,25 @@ def filter_chips(found: Filtering, url: Any, actor_name: str = "") -> tuple[Filt
     :param url: builds the page's address from the filters that remain.
     """
     titles = {
-        "actor": _("Actor"), "unknown": _("Actor"), "table": _("Table"), "verb": _("Change"),
-        "from": _("From"), "to": _("To"), "tz": _("Time zone"),
+        "actor": _("Actor"), "unknown": _("Actor"), "table": _("Table"), "record": _("Record"),
+        "verb": _("Change"), "field": _("Field"), "value": _("Value"), "reason": _("Reason"),
+        "request": _("Request"), "period": _("Period"), "from": _("From"), "to": _("To"),
+        "tz": _("Time zone"),
     }  # fmt: skip
     texts = {
         "actor": actor_name, "unknown": _("unknown"),
         "verb": verb_labels().get(found.query.get("verb", ""), ""),
+        "period": period_labels().get(found.query.get("period", ""), ""),
+        "from": found.query.get("from", "").replace("T", " "),
+        "to": found.query.get("to", "").replace("T", " "),
     }  # fmt: skip
     return tuple(
-        FilterChip(
-            titles[name],
-            texts.get(name) or value.replace("T", " ")
-            if name in {"from", "to"}
-            else (texts.get(name) or value),
-            url({key: other for key, other in found.query.items() if key != name}),
-        )
+        FilterChip(titles[name], cut(texts.get(name) or value), url(_without(found.query, name)))
         for name, value in found.query.items()
     )
+
+
+def _without(query: Mapping[str, str], name: str) -> dict[str, str]:
+    """A value says nothing without the field that holds it."""
+    gone = {name, "value"} if name == "field" else {name}
+    return {key: value for key, value in query.items() if key not in gone}

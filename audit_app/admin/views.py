@@ -14,14 +14,16 @@ from flask_admin import AdminIndexView, BaseView, expose
 from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
-from audit_app import history
+from audit_app import history, models
 from audit_app.admin import differences, forms, pages, theme
 from audit_app.admin.feeds import feed_page
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import host_gettext, language
 from audit_app.admin.links import ASSETS, Links, asset_digest
+from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
+from audit_app.admin.search import look_up
 from audit_app.admin.tables import tables_page
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
@@ -264,6 +266,16 @@ class AuditPages:
             more_url=more,
         )
 
+    @_page("/search/")
+    def search(self) -> Any:
+        """Find a record, a person or a request; the only answer is opened at once."""
+        text = request.args.get("q", "")
+        _check_text(text)
+        results = look_up(current_logger(), self.links, text, self._filtering())
+        if results.only_url:
+            return redirect(results.only_url)
+        return self._answer("audit/search.html", results=results)
+
     @_page("/tables/")
     def tables(self) -> Any:
         """Show what is tracked, and whether it is as it should be."""
@@ -302,10 +314,15 @@ class AuditPages:
             {**request.args.to_dict(), **fixed},
             tables=_known_tables(current_logger()),
             default_zone=str(current_app.config.get("AUDIT_TIME_ZONE", "UTC")),
+            former_fields=_former_fields,
         )
 
     def _actor(self, actor_id: str) -> Any:
         _check_text(actor_id)
+        other = request.args.get("actor")
+        if other is not None and other.strip() != actor_id.strip():  # the form names another one
+            arguments = {k: v for k, v in request.args.items() if v and k != "id"}
+            return redirect(self.links.feed(arguments))
         found = self._filtering(actor=actor_id, unknown="")
 
         def url(query: Mapping[str, str], **values: str) -> str:
@@ -317,8 +334,22 @@ class AuditPages:
         return self._feed(found, url, actor_id=actor_id)
 
     def _feed(self, found: forms.Filtering, url: Any, *, actor_id: str | None = None) -> Any:
-        page = feed_page(current_logger(), self.links, request.args, found, url, actor_id=actor_id)
-        return self._answer("audit/feed.html", status=400 if found.errors else 200, page=page)
+        logger, overview = current_logger(), None
+        page = feed_page(logger, self.links, request.args, found, url, actor_id=actor_id)
+        is_first = "before" not in request.args and "after" not in request.args
+        if actor_id is not None and is_first and not found.errors:
+            overview = overview_of(
+                logger, actor_id, found, url, lambda *names: _table_parameter(logger, *names)
+            )
+        return self._answer(
+            "audit/feed.html",
+            status=400 if found.errors else 200,
+            page=page,
+            overview=overview,
+            form_url=self.links.feed({}) if actor_id is None else self.links.actor(actor_id, {}),
+            form_id=actor_id if request.args.get("id") else None,
+            fields=_known_fields(logger),
+        )
 
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
@@ -420,6 +451,20 @@ def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:
     if (schema, table) not in known:
         return None
     return table if [name for _s, name in known].count(table) == 1 else f"{schema}.{table}"
+
+
+def _known_fields(logger: Logger) -> list[str]:
+    """Fields to suggest in the filters: the columns of what the code tracks."""
+    metadata, names = logger.base.metadata, set[str]()
+    for schema, name in _known_tables(logger):
+        table = models.find_table(metadata, schema, name)
+        names.update(table.columns.keys() if table is not None else ())
+    return sorted(names)
+
+
+def _former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
+    columns = dict(current_logger().place(schema, table).formerly.columns)
+    return tuple(columns.get(name, ()))
 
 
 def _known_id(text: str) -> int:

