@@ -15,6 +15,7 @@ from audit_app.checks import Finding
 from audit_app.ddl import Trail
 from audit_app.errors import NotRegisteredError
 from audit_app.formerly import Place
+from audit_app.labels import Labels
 
 
 class Logger(Protocol):
@@ -22,6 +23,7 @@ class Logger(Protocol):
 
     schema_name: str
     can_view: Callable[[Any], bool] | None
+    labels: Labels
 
     @property
     def activity_cls(self) -> Any: ...
