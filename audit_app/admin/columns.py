@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -106,6 +107,8 @@ def python_value(raw: Any, type_: sa.types.TypeEngine[Any]) -> Any:
         wanted = type_.python_type
     except Exception:  # noqa: BLE001 - a type of the application may raise what it likes
         return None
+    if wanted is str and isinstance(value, uuid.UUID):
+        value = str(value)
     if wanted is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
         return None
     if isinstance(value, str) and "\x00" in value:

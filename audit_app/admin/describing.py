@@ -14,6 +14,7 @@ from audit_app import identity, present
 from audit_app.admin import columns, pages
 from audit_app.admin.columns import Column
 from audit_app.admin.distances import number_distance, time_distance
+from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import Links
 from audit_app.admin.naming import LONGEST_LABEL, Naming
@@ -91,7 +92,7 @@ class Describer(Naming):
         if column.kind == "binary":
             sizes = [_size_of(value) for value in (change.old, change.new)]
             if None not in sizes and sizes[0] != sizes[1]:
-                return f"{number_distance(*sizes)} B"
+                return _("%(num)s B", num=number_distance(*sizes))
             return ""
         return number_distance(change.old, change.new) if column.is_amount else ""
 

@@ -27,6 +27,8 @@ class Naming:
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
         self._views: dict[sa.Table, Any] = {}
+        self._fields: dict[tuple[str, str, str], str] = {}
+        self._labelled: dict[tuple[str, str], bool] = {}
         self._failed: set[object] = set()
 
     def table(self, schema_name: str, table_name: str) -> str:
@@ -36,18 +38,24 @@ class Naming:
 
     def field(self, schema_name: str, table_name: str, name: str) -> str:
         """Return the label of a field; empty if it has none, or the same as its name."""
-        place = self._logger.place(schema_name, table_name)
-        found = self._logger.labels.field(place.schema, place.name, name)
-        if not found:
-            found = self._admin_label(self.find_table(schema_name, table_name), name)
-        return "" if found == name else found
+        key = (schema_name, table_name, name)
+        if key not in self._fields:
+            place = self._logger.place(schema_name, table_name)
+            found = self._logger.labels.field(place.schema, place.name, name)
+            if not found:
+                found = self._admin_label(self.find_table(schema_name, table_name), name)
+            self._fields[key] = "" if found == name else found
+        return self._fields[key]
 
     def record(self, schema_name: str, table_name: str, data: Mapping[str, Any]) -> str:
         """Return what the model's ``__audit_label__`` calls a record; may be empty."""
-        if not data:
+        key = (schema_name, table_name)
+        if key not in self._labelled:
+            self._labelled[key] = self._has_labels(self.find_table(*key))
+        if not data or not self._labelled[key]:
             return ""
-        mapper = self.find_mapper(self.find_table(schema_name, table_name), data)
-        if mapper is None or not hasattr(mapper.class_, "__audit_label__"):
+        mapper = self.find_mapper(self.find_table(*key), data)
+        if not hasattr(mapper.class_, "__audit_label__"):
             return ""
         return self.label_of(mapper, lambda: models.rebuild(mapper, data))
 
@@ -67,6 +75,14 @@ class Naming:
             return ""
         text = " ".join(text.split())
         return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
+
+    def _has_labels(self, table: sa.Table | None) -> bool:
+        registry = self._logger.base.registry
+        return table is not None and any(
+            hasattr(mapper.class_, "__audit_label__")
+            for mapper in registry.mappers
+            if mapper.local_table is table
+        )
 
     def find_table(self, schema_name: str, table_name: str) -> sa.Table | None:
         """Return the ``Table`` that names in the trail stand for."""

@@ -157,7 +157,8 @@ class TestNow:
         site = catalogue.site
         site.write(
             "ALTER TABLE product ADD COLUMN unmapped text DEFAULT 'x',"
-            " ADD COLUMN states state[], ADD COLUMN amount money, ADD COLUMN parts json"
+            " ADD COLUMN states state[], ADD COLUMN none state, ADD COLUMN nones state[],"
+            " ADD COLUMN amount money, ADD COLUMN parts json"
         )
         with site.app.app_context(), site.engine.begin() as connection:
             site.logger.install(connection)
