@@ -16,7 +16,7 @@ from audit_app.admin.describing import Describer
 from audit_app.admin.forms import verb_labels
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.links import Links, is_path_safe
-from audit_app.admin.reading import Logger, column_order
+from audit_app.admin.reading import Logger, aside, column_order
 from audit_app.admin.reading import present as presently
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
@@ -273,7 +273,7 @@ class Comparer:
         if not last.is_known:
             return dataclasses.replace(last, version=now_version())
         try:
-            with session.begin_nested():
+            with aside(session):
                 row = self._present_row(session, newest.new_object_key or newest.object_key, known)
         except sa.exc.SQLAlchemyError:
             row = None

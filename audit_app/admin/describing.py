@@ -18,7 +18,7 @@ from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import Links
 from audit_app.admin.naming import LONGEST_LABEL, Naming
-from audit_app.admin.reading import Logger
+from audit_app.admin.reading import Logger, aside
 from audit_app.admin.values import Value, stored_value
 from audit_app.ddl import AuditedTable
 from audit_app.diff import FieldChange
@@ -137,7 +137,7 @@ class Describer(Naming):
         ]  # fmt: skip
         query = present.targets(table, values, shown)
         try:
-            with session.begin_nested():
+            with aside(session):
                 rows = session.execute(
                     query, execution_options={"schema_translate_map": {None: "public"}}
                 ).all()

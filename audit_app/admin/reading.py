@@ -75,6 +75,24 @@ def reading(logger: Logger, *, search_path: bool = False) -> Iterator[orm.Sessio
         yield session
 
 
+@contextmanager
+def aside(session: orm.Session) -> Iterator[None]:
+    """Read the application's own tables in the block.
+
+    A migration that holds one of them is not waited for, and neither an error in the block nor a
+    setting that it makes outlasts it.
+    """
+    nested = session.begin_nested()
+    try:
+        session.execute(sa.text(f"SET LOCAL lock_timeout = {_PATIENCE}"))
+        yield
+    finally:
+        nested.rollback()
+
+
+_PATIENCE = 250  # milliseconds
+
+
 def column_order(logger: Logger, row: Any) -> tuple[str, ...]:
     """Return the names of the columns of an activity's table, in the model's order.
 

@@ -261,3 +261,19 @@ class TestForeignKeys:
         path = catalogue.change({"maker_id": 1}, {"maker_id": 2})
         catalogue.site.write("ALTER TABLE maker RENAME TO was_maker")
         assert shown(field(catalogue.site.get(path), "maker_id")) == ("1", "2", "")
+
+    def test_a_migration_that_holds_a_table_is_not_waited_for(self, catalogue: Catalogue) -> None:
+        path = catalogue.change({"maker_id": 1}, {"maker_id": 2})
+        errors: list[str] = []
+
+        def note(failure: sa.engine.ExceptionContext) -> None:
+            errors.append(getattr(failure.original_exception, "pgcode", ""))
+
+        sa.event.listen(catalogue.site.engine, "handle_error", note)
+        with catalogue.site.engine.begin() as connection:
+            connection.execute(sa.text("LOCK TABLE maker, product IN ACCESS EXCLUSIVE MODE"))
+            page = catalogue.site.get(path)
+            compare = catalogue.site.get("/audit/compare/public/product/1")
+        assert shown(field(page, "maker_id")) == ("1", "2", "")
+        assert "could not be read" in compare.words
+        assert set(errors) == {"55P03"}  # lock_not_available
