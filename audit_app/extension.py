@@ -15,6 +15,7 @@ from sqlalchemy import orm
 
 from audit_app import checks, context, history, install, models, sql
 from audit_app import identity as identities
+from audit_app import labels as labelling
 from audit_app.admin import theme
 from audit_app.checks import Finding
 from audit_app.cli import audit_cli
@@ -55,6 +56,9 @@ class AuditLogger:
         it, ``"User"`` where there is such a model.
     :param schema_name: the schema of the trail, 63 bytes at the most.
     :param can_view: tells whether an actor may see the pages. Without it, nobody may.
+    :param labels: how the pages call tables and fields, by table (``"article"`` or
+        ``"schema.article"``) and column, ``""`` for the table itself:
+        ``{"article": {"": "Article", "title": "Headline"}}``. Lazy translations are welcome.
     :param default_actor_id: who acts where nobody else is known (a job, a command).
     :param default_actor_label: the name of that actor.
     :raises ConfigurationError: if an option is wrong.
@@ -69,6 +73,7 @@ class AuditLogger:
         actor_cls: type[Any] | str | None = UNSET,
         schema_name: str | None = "audit",
         can_view: Callable[[Any], bool] | None = None,
+        labels: labelling.LabelMapping | None = None,
         default_actor_id: Any = None,
         default_actor_label: str | None = None,
     ) -> None:
@@ -82,6 +87,7 @@ class AuditLogger:
                 raise ConfigurationError(f"{name}={option!r} cannot be called: pass a function.")
         self.schema_name = sql.check_schema_name(schema_name or "audit")
         self.can_view = can_view
+        self.labels = labelling.parse(labels)
         self._actor_cls = actor_cls
         self._base: type[Any] | None = None
         self._models: models.ModelSet | None = None

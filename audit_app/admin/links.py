@@ -65,6 +65,15 @@ class Links:
         safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
         return self._url("record" if safe else "records", **names, **values)
 
+    def compare(self, schema_name: str, table_name: str, key: str, **values: Any) -> str:
+        """Address of the comparison of two versions of a record.
+
+        :param key: the text of ``activity.object_key``.
+        """
+        names = {"schema": schema_name, "table": table_name, "identity": key}
+        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
+        return self._url("compare" if safe else "comparison", **names, **values)
+
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
         return self._url("activity", activity_id=id_, **values)
