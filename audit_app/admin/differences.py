@@ -53,6 +53,7 @@ class Field:
     :ivar layout: ``plain`` values, two ``sides`` of a short text, the ``words`` of a long one in
         one flow, or the ``leaves`` of a JSON value.
     :ivar note: how the comparison was shortened; may be empty.
+    :ivar url: its own history; may be empty.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Field:
     words: tuple[Stretch, ...] = ()
     leaves: tuple[Leaf, ...] = ()
     note: str = ""
+    url: str = ""
 
 
 _MOST_LEAVES = 200

@@ -22,9 +22,12 @@ from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
+from audit_app.admin.stories import Visit, story_page
 from audit_app.admin.tables import tables_page
 from audit_app.admin.values import json_text
+from audit_app.admin.versions import field_page, version_at_page, version_page
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
+from audit_app.formerly import Place
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -220,6 +223,12 @@ class AuditPages:
             next_url=self.links.activity(near.next) if near and near.next else "",
         )
 
+    @_page("/versions/<activity_id>")
+    def version(self, activity_id: str) -> Any:
+        """Show the whole row as it was after one change."""
+        page = version_page(self._visit(self._filtering()), _known_id(activity_id))
+        return self._answer("audit/version.html", page=page)
+
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
         """Show everything that one transaction changed."""
@@ -308,60 +317,32 @@ class AuditPages:
 
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
-        logger, found, limit = current_logger(), self._filtering(), history.PAGE
-        before = _cursor_id("before")
+        logger, found = current_logger(), self._filtering()
+        arguments = request.args.to_dict()
         place = logger.place(schema, table)
         if (place.schema, place.name) != (schema, table):
-            arguments = request.args.to_dict()
             others = {
                 k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
             }
             return redirect(self.links.record(place.schema, place.name, key, **others))
-        activity, transaction = logger.activity_cls, logger.transaction_cls
-        with reading(logger) as session:
-            rows = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, before=before, limit=limit,
-                    formerly=place.formerly,
-                )
-            ).all()  # fmt: skip
-            newest = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, limit=1, formerly=place.formerly
-                )
-            ).first()
-        if newest is None:
-            raise RecordNotFoundError(
-                _("The trail holds no change of %(table)s %(key)s.",
-                  table=table, key=pages.key_text(key))
-            )  # fmt: skip
-        newest = present(logger, newest)
-        order, budget = column_order(logger, newest), differences.Budget()
-        shown = [present(logger, row) for row in rows[:limit]]
-        latest = pages.record_of(newest, self.links)
-        return self._answer(
-            "audit/record.html",
-            schema=schema,
-            table=table,
-            table_title=table if schema == "public" else f"{schema}.{table}",
-            table_url=self.links.feed(table=_table_parameter(logger, schema, table)),
-            key=pages.key_text(key),
-            list_key=pages.cut(pages.key_text(key)),
-            latest=latest,
-            is_deleted=newest.verb == "delete",
-            is_renamed=latest is not None and latest.key != pages.cut(pages.key_text(key)),
-            changes=tuple(
-                differences.change_of(row, self.links, found.zone, budget, order=order)
-                for row in shown
-            ),
-            is_last_page=len(rows) <= limit,
-            first_url=self.links.record(schema, table, key) if before is not None else "",
-            more_url=(
-                self.links.record(schema, table, key, before=shown[-1].id)
-                if len(rows) > limit
-                else ""
-            ),
-        )
+        visit = self._visit(found)
+        if arguments.get("at"):
+            _check_text(arguments["at"])
+            version = version_at_page(visit, place, key, arguments["at"])
+            return self._answer("audit/version.html", page=version)
+        if "field" in arguments:
+            _check_text(arguments["field"])
+            field = field_page(visit, place, key, arguments["field"])
+            return self._answer("audit/field.html", page=field)
+        return self._answer("audit/record.html", page=story_page(visit, place, key))
+
+    def _visit(self, found: forms.Filtering) -> Visit:
+        arguments = request.args.to_dict()
+        return Visit(current_logger(), self.links, arguments, found, self._table_url)
+
+    def _table_url(self, place: Place) -> str:
+        table = _table_parameter(current_logger(), place.schema, place.name)
+        return self.links.feed(table=table)
 
 
 class AuditIndexView(AuditPages, AdminIndexView):  # type: ignore[misc]
