@@ -329,6 +329,11 @@ class AuditLogger:
         found = self._places().get((schema_name, table_name))
         return found or Place(schema_name, table_name)
 
+    def is_tracked(self, schema_name: str, table_name: str) -> bool:
+        """Tell whether the trail records a table, under its present name."""
+        place = self._places().get((schema_name, table_name))
+        return place is not None and (place.schema, place.name) == (schema_name, table_name)
+
     def related(self, schema_name: str, table_name: str) -> tuple[follow.Related, ...]:
         """Return what ``__versioned__["follow"]`` of a tracked table's models leads to."""
         found: dict[str, follow.Related] = {}
