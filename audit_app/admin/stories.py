@@ -57,6 +57,7 @@ class Subject:
     :ivar gone_url: the change that took it away.
     :ivar emptied_by: the id of that change, where it took all rows of the table.
     :ivar parameters: what a form has to send to come back to this record.
+    :ivar zone: the visitor's time zone.
     """
 
     schema: str
@@ -70,6 +71,7 @@ class Subject:
     gone_url: str
     emptied_by: int | None
     parameters: tuple[tuple[str, str], ...]
+    zone: str
 
     @property
     def table_title(self) -> str:
@@ -136,7 +138,6 @@ class StoryPage:
     further_url: str
     first_url: str
     more_url: str
-    zone: str
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,6 @@ def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
         further_url=further,
         first_url=_url(links, place, key, arguments, before=None) if before is not None else "",
         more_url=_url(links, place, key, arguments, before=str(shown[-1].id)) if rest else "",
-        zone=visit.found.zone_name,
     )
 
 
@@ -246,6 +246,7 @@ def read_subject(session: orm.Session, visit: Visit, place: Place, key: str) -> 
         gone_url=gone_url,
         emptied_by=emptied_by,
         parameters=tuple((name, value) for name, value in parameters.items() if value is not None),
+        zone=visit.found.zone_name,
     )
 
 
@@ -290,7 +291,13 @@ def _search(
     transactions = [row.transaction_id for row in own]
     if any(item.periods for item in followed):
         query = story.mentions(activity, followed, transactions, before=before, reach=reach)
-        for row in session.execute(query):
+        mentioned = session.execute(query).all()
+        if len(mentioned) >= story.RECORDS:
+            notices.append(
+                _("More than %(num)s related records were found in recent changes; some are not "
+                  "here.", num=story.RECORDS - 1)
+            )  # fmt: skip
+        for row in mentioned:
             for item, known_keys in zip(followed, keys, strict=True):
                 if (row.schema_name, row.table_name) in item.related.place.names:
                     known_keys[row.object_key] = None

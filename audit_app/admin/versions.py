@@ -134,7 +134,10 @@ def version_at_page(visit: Visit, place: Place, key: str, at: str) -> VersionPag
     logger, links, found = visit.logger, visit.links, visit.found
     when = forms.moment(at, found.zone, end=True)
     is_day = len(at) == len("2026-03-29")
-    moment = pages.moment_of(when - timedelta(microseconds=1) if is_day else when, found.zone)
+    try:
+        moment = pages.moment_of(when - timedelta(microseconds=1) if is_day else when, found.zone)
+    except OverflowError as error:  # the calendar's first or last day, in another zone
+        raise forms.InvalidFilterError from error
     query = history.version_at(
         logger.activity_cls, place.schema, place.name, key, when, formerly=place.formerly
     )
@@ -158,7 +161,8 @@ def version_at_page(visit: Visit, place: Place, key: str, at: str) -> VersionPag
             first_url=next_url,
         )  # fmt: skip
     if state is None:
-        last = parts.get("emptied") or parts.get("last")
+        ends = [parts[name] for name in ("last", "emptied") if name in parts]
+        last = max(ends, key=lambda row: row.id, default=None)
         return VersionPage(
             subject,
             title,

@@ -220,11 +220,39 @@ def test_what_was_not_looked_at_is_said_and_can_be_looked_for(
         shop.get(f"{ORDER}?search={text}", status=400)
 
 
+def test_what_came_with_the_record_is_found_however_long_ago(
+    shop: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "REACH", (2,))
+    shop.write("DELETE FROM line WHERE id = 12")
+    for number in range(3):
+        shop.write(f"UPDATE customer SET name = 'n{number}' WHERE id = 8")
+    page = shop.get(ORDER)
+    assert chapters(page)[0] == ["Deleted line 12"]
+    assert "Look further back" not in page.words  # there is no longer reach
+
+
+def test_children_that_are_there_bring_their_former_keys(
+    shop: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(story, "REACH", (2,))
+    shop.write("INSERT INTO line VALUES (13, 1, 'later')")
+    shop.write("UPDATE line SET id = 130 WHERE id = 13")
+    shop.write("UPDATE line SET id = 1300 WHERE id = 130")
+    for number in range(3):
+        shop.write(f"UPDATE customer SET name = 'n{number}' WHERE id = 8")
+    assert chapters(shop.get(ORDER))[:3] == [
+        ["Updated line 1300"], ["Updated line 130"], ["Created line 13"],
+    ]  # fmt: skip
+
+
 def test_many_children_are_cut_and_said(shop: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "RECORDS", 3)
     monkeypatch.setattr(story, "REACH", (2,))
     shop.write("INSERT INTO line SELECT n, 1, 'x' FROM generate_series(100, 110) AS n")
-    assert "lines: there are more than 3" in shop.get(ORDER).words
+    page = shop.get(ORDER)
+    assert "lines: there are more than 3" in page.words
+    assert "More than 2 related records were found in recent changes" in page.words
 
 
 def test_a_table_that_cannot_be_read_costs_only_its_present_rows(shop: Site) -> None:
@@ -264,3 +292,15 @@ def test_former_names_of_a_followed_table(shop: Site) -> None:
     page = shop.get(ORDER)
     assert chapters(page)[:2] == [["Deleted item 14"], ["Created item 14"]]
     assert "order_no" not in page.words
+
+
+def test_the_other_driver_reads_the_same_story(shop: Site, trail_url: str) -> None:
+    shop.write("INSERT INTO parcel VALUES ('a', 'b', 'north', 100)", "DELETE FROM line")
+    other = Site(trail_url.replace("+psycopg2", "+psycopg"), extend=shops.models, create=False)
+    page = other.get(ORDER)
+    assert chapters(page) == chapters(shop.get(ORDER))
+    assert not page.all("p", "au-notice")
+    assert "Created parcel a, b" in entries(page)
+    other.get(f"{ORDER}?field=note")
+    other.get(f"{ORDER}?at=2999-01-01")
+    other.close()

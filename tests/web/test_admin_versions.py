@@ -95,7 +95,9 @@ class TestVersions:
         assert "1 January 2001, 23:59:59 +00:00" in page.words
         assert cells(article.get(page.link("Later version")))["title"] == "one"
         article.write("DELETE FROM article")
-        assert "did not exist then" in article.get(f"{RECORD}?at=2999-01-01").words
+        gone = article.get(f"{RECORD}?at=2999-01-01")
+        assert "did not exist then" in gone.words
+        assert "Deleted" in article.get(gone.link("Earlier version")).heading
         assert cells(article.get(f"{RECORD}?at={ids(article)[0]}"))["title"] == "one"
 
     def test_the_form_leads_to_the_moment_for_any_key(self, site: Site) -> None:
@@ -113,6 +115,9 @@ class TestVersions:
         [
             ("/audit/versions/999", 404), ("/audit/versions/x", 404), ("/audit/versions/0", 404),
             (f"{RECORD}?at=yesterday", 400), (f"{RECORD}?at=99999999999999999999", 400),
+            (f"{RECORD}?at=0001-01-01T00:00%2B00:00&tz=America/New_York", 400),
+            (f"{RECORD}?at=9999-12-31T23:59%2B00:00&tz=Asia/Tokyo", 400),
+            (f"{RECORD}?at=9999-12-31", 400), (f"{RECORD}?at=0001-01-01T00:00", 200),
             (f"{RECORD}?at=12345", 404), (f"{RECORD}?at=%00", 404), (f"{RECORD}?at=", 200),
             ("/audit/records/public/article/9?at=2001-01-01", 404),
             ("/audit/records/public/none/9?at=2001-01-01", 404),
