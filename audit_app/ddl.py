@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
+from audit_app import follow, sql
 from audit_app import formerly as former
-from audit_app import sql
 from audit_app.errors import (
     ConfigurationError,
     InvalidOptionError,
@@ -71,14 +71,16 @@ class AuditedTable:
     :ivar name: the table's name.
     :ivar options: what is recorded of it.
     :ivar formerly: what it and its columns were called, for reading old history.
+    :ivar follow: names of the relationships that the pages of its records follow.
     """
 
     audit_schema: str
     explicit_schema: str | None
     name: str
     options: CaptureOptions = CaptureOptions()
-    # For reading only: the database never hears of it, so it is no part of the SQL or the digest.
+    # For reading only: the database never hears of them; they are no part of the SQL or digest.
     formerly: former.Formerly = former.NEVER
+    follow: tuple[str, ...] = ()
 
     @property
     def place(self) -> former.Place:
@@ -331,12 +333,14 @@ def audited_table(
             aliases=aliases or {},
             owner=owner,
         )
+    followed = follow.names_of(given.pop("follow", ()), owner)
     return AuditedTable(
         audit_schema=audit_schema,
         explicit_schema=table.schema,
         name=table.name,
         options=_options(table, given, owner, aliases or {}),
         formerly=names,
+        follow=followed,
     )
 
 
@@ -362,7 +366,8 @@ def merge(tables: Iterable[AuditedTable]) -> tuple[AuditedTable, ...]:
             )
         exclude = tuple(sorted({*table.exclude, *other.exclude}))
         options = replace(table.options, exclude=exclude)
-        merged[key] = replace(table, options=options, formerly=names)
+        followed = tuple(sorted({*table.follow, *other.follow}))
+        merged[key] = replace(table, options=options, formerly=names, follow=followed)
     found = tuple(merged[key] for key in sorted(merged, key=lambda key: (key[0] or "", key[1])))
     former.check_distinct((f"The table {table.name!r}", table.place) for table in found)
     return found
@@ -389,7 +394,7 @@ def _options(
     if unknown:
         raise InvalidOptionError(
             f"{owner} has the unknown __versioned__ option {unknown[0]!r}: "
-            f"use {', '.join(sorted({*known, 'formerly'}))}."
+            f"use {', '.join(sorted({*known, 'follow', 'formerly'}))}."
         )
     found: dict[str, Any] = {}
     for name in ("exclude", "include", "mask"):

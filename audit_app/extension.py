@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import checks, context, history, install, models, sql
+from audit_app import checks, context, follow, history, install, models, sql
 from audit_app import identity as identities
 from audit_app import labels as labelling
 from audit_app.admin import theme
@@ -347,6 +347,34 @@ class AuditLogger:
         found = self._places().get((schema_name, table_name))
         return found or Place(schema_name, table_name)
 
+    def is_tracked(self, schema_name: str, table_name: str) -> bool:
+        """Tell whether the trail records a table, under its present name."""
+        place = self._places().get((schema_name, table_name))
+        return place is not None and (place.schema, place.name) == (schema_name, table_name)
+
+    def related(self, schema_name: str, table_name: str) -> tuple[follow.Related, ...]:
+        """Return what ``__versioned__["follow"]`` of a tracked table's models leads to."""
+        found: dict[str, follow.Related] = {}
+        for mapper in self.base.registry.mappers:
+            table = mapper.local_table
+            if not isinstance(table, sa.Table):
+                continue
+            if (table.schema or "public", table.name) == (schema_name, table_name):
+                found.update((related.name, related) for related in self._related(mapper))
+        return tuple(found[name] for name in sorted(found))
+
+    def _related(self, mapper: orm.Mapper[Any]) -> tuple[follow.Related, ...]:
+        options = getattr(mapper.class_, "__versioned__", None)
+        names = options.get("follow", ()) if isinstance(options, Mapping) else ()
+        if not names:
+            return ()
+        # Not audited_tables(): the first use of a model comes by here, and may not ask for all.
+        tracked = {
+            table: audited_table(self.schema_name, table, given, owner=owner, aliases=aliases)
+            for table, given, owner, aliases in self._declared()
+        }
+        return follow.related(mapper, follow.names_of(names, mapper.class_.__name__), tracked.get)
+
     def former_names(
         self, schema_name: str, table_name: str
     ) -> tuple[str | None, str, dict[str, tuple[str, ...]]]:
@@ -505,6 +533,7 @@ class AuditLogger:
             yield from self._declared_by(mapper)
         for table in self.metadata.tables.values():
             if table.info.get("versioned") is not None:
+                _refuse_follow(table)
                 yield table, table.info["versioned"], f"The table {table.fullname!r}", {}
         for table, (owner, options) in self._registered.items():
             yield table, options, owner, {}
@@ -537,6 +566,7 @@ class AuditLogger:
     def _check_mapper(self, mapper: orm.Mapper[Any], _: type[Any]) -> None:
         for table, options, owner, aliases in self._declared_by(mapper):
             audited_table(self.schema_name, table, options, owner=owner, aliases=aliases)
+        self._related(mapper)
 
     def _relate_actor(self, *_: Any) -> None:
         actor_cls = self.actor_cls
@@ -582,6 +612,15 @@ def get_logger(app: Flask | None = None) -> AuditLogger:
 
         raise NotRegisteredError
     return found
+
+
+def _refuse_follow(table: sa.Table) -> None:
+    options = table.info["versioned"]
+    if isinstance(options, Mapping) and "follow" in options:
+        raise InvalidOptionError(
+            f"The table {table.fullname!r} has follow in info['versioned'], but relationships "
+            "belong to models: write it into the __versioned__ of the model."
+        )
 
 
 def _inherited(mapper: orm.Mapper[Any], options: object) -> object:

@@ -346,6 +346,32 @@ def state_of(rows: Iterable[Any], formerly: Formerly = NEVER) -> dict[str, Any] 
     return {**(old_data or {}), **(changed_data or {})}
 
 
+def keys_of_record(activity: Any, place: Place, key: str) -> sa.CTE:
+    """Return the keys that a record has had, for :func:`ids_of_record`."""
+    return _spans(activity, place, key)
+
+
+def ids_of_record(
+    activity: Any,
+    place: Place,
+    keys: sa.CTE,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int,
+) -> sa.Select[Any]:
+    """Return the query for the ids of a record's activities; from ``after`` on, the oldest first.
+
+    :param keys: what :func:`keys_of_record` returned.
+    """
+    return _record_ids(activity, place, keys, before=before, after=after, limit=limit)
+
+
+def is_of_place(activity: Any, place: Place) -> Any:
+    """Return the condition that an activity is about a table, under any of its names."""
+    return _of_place(activity, place)
+
+
 def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
     """Return the keys that a record has had, each with the range of activity ids it had it for.
 

@@ -63,7 +63,7 @@ class Country(Model):
     """A country or territory of ISO 3166-1."""
 
     __tablename__ = "country"
-    __versioned__: ClassVar[dict[str, Any]] = {}
+    __versioned__: ClassVar[dict[str, Any]] = {"follow": ["subdivisions", "currencies"]}
 
     alpha_2: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     alpha_3: Mapped[str] = mapped_column(sa.Text, unique=True)
@@ -92,7 +92,7 @@ class Subdivision(Model):
     """A part of a country: a state, a province, a city; ISO 3166-2."""
 
     __tablename__ = "subdivision"
-    __versioned__: ClassVar[dict[str, Any]] = {}
+    __versioned__: ClassVar[dict[str, Any]] = {"follow": ["parent", "parts"]}
 
     code: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     name: Mapped[str] = mapped_column(sa.Text)
@@ -105,7 +105,8 @@ class Subdivision(Model):
     )
 
     country: Mapped[Country] = relationship(back_populates="subdivisions")
-    parent: Mapped[Subdivision | None] = relationship(remote_side=[code])
+    parent: Mapped[Subdivision | None] = relationship(remote_side=[code], back_populates="parts")
+    parts: Mapped[list[Subdivision]] = relationship(back_populates="parent", passive_deletes="all")
 
     def __str__(self) -> str:
         return f"{self.code} {self.name}"

@@ -188,7 +188,7 @@ class Comparer:
             is_identical=older.is_known and newer.is_known and not changed,
             raw=tuple(_raw(state) for state in (older, newer)) if wants_raw else (),
             raw_url="" if wants_raw else self._url(older, newer, raw=1),
-            table_title=describes.table(*place) or _full_name(self.place),
+            table_title=describes.table(*place) or pages.full_name(*place),
             label=describes.record(*place, data) or pages.record_label(data, self.key),
         )
 
@@ -360,7 +360,3 @@ def _with(names: Sequence[Version], *chosen: Version) -> list[Version]:
 
 def _raw(state: _State) -> differences.Raw:
     return differences.Raw(state.version.title, json_text(state.data), is_open=True)
-
-
-def _full_name(place: Place) -> str:
-    return place.name if place.schema == "public" else f"{place.schema}.{place.name}"

@@ -48,6 +48,7 @@ class Difference:
         one flow, or the ``leaves`` of a JSON value.
     :ivar distance: how far the value moved, in words; may be empty.
     :ivar note: what the eye may miss, or how the comparison was shortened; may be empty.
+    :ivar url: its own history; may be empty.
     """
 
     kind: str
@@ -59,6 +60,7 @@ class Difference:
     words: tuple[Stretch, ...] = ()
     distance: str = ""
     note: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,9 +74,17 @@ class Links:
         safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
         return self._url("compare" if safe else "comparison", **names, **values)
 
+    def records(self) -> str:
+        """Address that takes a record's schema, table and identity as parameters."""
+        return self._url("records", tz=None)
+
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
         return self._url("activity", activity_id=id_, **values)
+
+    def version(self, id_: int, **values: Any) -> str:
+        """Address of the whole row as it was after one change."""
+        return self._url("version", activity_id=id_, **values)
 
     def transaction(self, id_: int, **values: Any) -> str:
         """Address of everything that one transaction changed."""

@@ -141,7 +141,7 @@ class Record:
     @property
     def table_name(self) -> str:
         """The table as the database calls it."""
-        return self.table if self.schema == "public" else f"{self.schema}.{self.table}"
+        return full_name(self.schema, self.table)
 
 
 def key_text(key: str) -> str:
@@ -311,11 +311,12 @@ def row_of(row: Any, links: Links, order: Sequence[str] = (), names: Names | Non
 def _table_title(row: Any) -> str:
     if row.verb in {"suspend", "resume"}:  # they are about no table but the trail's own
         return ""
-    return str(row.table_name if row.schema_name == "public" else _full_name(row))
+    return full_name(row.schema_name, row.table_name)
 
 
-def _full_name(row: Any) -> str:
-    return f"{row.schema_name}.{row.table_name}"
+def full_name(schema_name: str, table_name: str) -> str:
+    """Return a table's name, with its schema where that is not the usual one."""
+    return table_name if schema_name == "public" else f"{schema_name}.{table_name}"
 
 
 def _worth_a_chip(change: diff.FieldChange, known: set[str]) -> bool:

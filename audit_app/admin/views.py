@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from audit_app import history, models
 from audit_app.admin import differences, forms, pages, theme
-from audit_app.admin.comparing import Comparer, choice_of, version_of
+from audit_app.admin.comparing import Comparer
 from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.feeds import feed_page
 from audit_app.admin.i18n import gettext as _
@@ -26,9 +26,12 @@ from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
 from audit_app.admin.search import look_up
+from audit_app.admin.stories import Visit, story_page
 from audit_app.admin.tables import tables_page
 from audit_app.admin.values import json_text
+from audit_app.admin.versions import field_page, version_at_page, version_page
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
+from audit_app.formerly import Place
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -252,6 +255,12 @@ class AuditPages:
             next_url=self.links.activity(near.next) if near and near.next else "",
         )
 
+    @_page("/versions/<activity_id>")
+    def version(self, activity_id: str) -> Any:
+        """Show the whole row as it was after one change."""
+        page = version_page(self._visit(self._filtering()), _known_id(activity_id))
+        return self._answer("audit/version.html", page=page)
+
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
         """Show everything that one transaction changed."""
@@ -382,72 +391,32 @@ class AuditPages:
 
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
-        logger, found, limit = current_logger(), self._filtering(), history.PAGE
-        before = _cursor_id("before")
+        logger, found = current_logger(), self._filtering()
+        arguments = request.args.to_dict()
         place = logger.place(schema, table)
         if (place.schema, place.name) != (schema, table):
-            arguments = request.args.to_dict()
             others = {
                 k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
             }
             return redirect(self.links.record(place.schema, place.name, key, **others))
-        activity, transaction = logger.activity_cls, logger.transaction_cls
-        with reading(logger) as session:
-            rows = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, before=before, limit=limit,
-                    formerly=place.formerly,
-                )
-            ).all()  # fmt: skip
-            newest = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, limit=1, formerly=place.formerly
-                )
-            ).first()
-            shown = [present(logger, row) for row in rows[:limit]]
-            describes = Describer(logger, self.links)
-            describes.look_up(session, documents_of(shown))
-        if newest is None:
-            raise RecordNotFoundError(
-                _("The trail holds no change of %(table)s %(key)s.",
-                  table=table, key=pages.key_text(key))
-            )  # fmt: skip
-        newest = present(logger, newest)
-        order, budget = column_order(logger, newest), differences.Budget()
-        latest = pages.record_of(newest, self.links, describes)
-        return self._answer(
-            "audit/record.html",
-            schema=schema,
-            table=table,
-            table_title=describes.table(schema, table) or _full_name(schema, table),
-            table_name=_full_name(schema, table),
-            table_url=self.links.feed(table=_table_parameter(logger, schema, table)),
-            key=pages.key_text(key),
-            list_key=pages.cut(pages.key_text(key)),
-            latest=latest,
-            is_deleted=newest.verb == "delete",
-            is_renamed=latest is not None and latest.key != pages.cut(pages.key_text(key)),
-            changes=tuple(
-                differences.change_of(
-                    row, self.links, found.zone, budget, describes=describes, order=order
-                )
-                for row in shown
-            ),
-            choice=choice_of(
-                place,
-                key,
-                self.links,
-                [version_of(row, self.links, found.zone) for row in shown],
-                before=request.args.get("before"),
-            ),
-            is_last_page=len(rows) <= limit,
-            first_url=self.links.record(schema, table, key) if before is not None else "",
-            more_url=(
-                self.links.record(schema, table, key, before=shown[-1].id)
-                if len(rows) > limit
-                else ""
-            ),
-        )
+        visit = self._visit(found)
+        if arguments.get("at"):
+            _check_text(arguments["at"])
+            version = version_at_page(visit, place, key, arguments["at"])
+            return self._answer("audit/version.html", page=version)
+        if "field" in arguments:
+            _check_text(arguments["field"])
+            field = field_page(visit, place, key, arguments["field"])
+            return self._answer("audit/field.html", page=field)
+        return self._answer("audit/record.html", page=story_page(visit, place, key))
+
+    def _visit(self, found: forms.Filtering) -> Visit:
+        arguments = request.args.to_dict()
+        return Visit(current_logger(), self.links, arguments, found, self._table_url)
+
+    def _table_url(self, place: Place) -> str:
+        table = _table_parameter(current_logger(), place.schema, place.name)
+        return self.links.feed(table=table)
 
     def _compare_url(self, row: Any) -> str:
         key = row.new_object_key or row.object_key
@@ -532,10 +501,6 @@ def _known_fields(logger: Logger) -> list[str]:
 def _former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
     columns = dict(current_logger().place(schema, table).formerly.columns)
     return tuple(columns.get(name, ()))
-
-
-def _full_name(schema: str, table: str) -> str:
-    return table if schema == "public" else f"{schema}.{table}"
 
 
 def _known_id(text: str) -> int:

@@ -21,6 +21,7 @@ HOSTILE = "<script>alert('it')</script>"
 class Site:
     """An application on a database of its own, with a few tracked tables.
 
+    :ivar extra: what ``extend`` returned: it may make further models.
     :ivar statements: the SQL that was sent since :meth:`watch`.
     """
 
@@ -31,6 +32,7 @@ class Site:
         can_view: Callable[[Any], bool] | None = lambda actor: True,
         mount: Callable[[Flask], Any] | None = lambda app: app.register_blueprint(audit_bp),
         create: bool = True,
+        extend: Callable[[Any], Any] | None = None,
         **config: Any,
     ) -> None:
         class Base(DeclarativeBase):
@@ -40,6 +42,7 @@ class Site:
         self.logger = AuditLogger(can_view=can_view)
         self.logger.init(self.db.Model)
         self.Article, self.Rate, self.Slug = _models(self.db)
+        self.extra: Any = extend(self.db) if extend is not None else None
         self.app = Flask("site")
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SECRET_KEY="test", TESTING=True)
         self.app.config.update(config)
