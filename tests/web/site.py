@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
+from flask_babel import Babel
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
@@ -46,6 +47,8 @@ class Site:
         self.app = Flask("site")
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SECRET_KEY="test", TESTING=True)
         self.app.config.update(config)
+        # Where flask-babel is installed, Flask-Admin's own pages ask for it.
+        Babel(self.app)
         self.db.init_app(self.app)
         self.logger.init_app(self.app)
         if mount is not None:

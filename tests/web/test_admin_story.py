@@ -87,9 +87,11 @@ def test_a_parent_belongs_to_the_story_while_it_is_pointed_to(shop: Site) -> Non
     assert chapters(page)[:3] == [
         ["Updated customer 8"], ["Updated order 1"], ["Updated customer 7"],
     ]  # fmt: skip
+    # The order's own change shows the labels that its customers have now.
+    related = " ".join(entry.text for entry in page.all(cls="au-entry-related"))
     for text, is_there in (("L.", True), ("M.", False), ("H.", True), ("I.", True)):
         # "Noor H." is what the last change replaced.
-        assert (text in page.words) == is_there, text
+        assert (text in related) == is_there, text
     shop.write('UPDATE "order" SET customer_number = NULL WHERE id = 1')
     shop.write("UPDATE customer SET name = 'Noor J.' WHERE id = 8")
     assert "Noor J." not in shop.get(ORDER).words
@@ -274,7 +276,8 @@ def test_the_number_of_queries_does_not_grow(shop: Site) -> None:
     shop.write("INSERT INTO line SELECT n, 1, 'x' FROM generate_series(100, 140) AS n")
     for number in range(10):
         shop.write(f"UPDATE line SET product = 'p{number}' WHERE id = 11")
-    assert count() == few
+    # The labels of what a page points at are read once for each table; not every page has all.
+    assert count() <= few
     text = " ".join(statements).lower()
     assert "count(" not in text
     assert "offset" not in text

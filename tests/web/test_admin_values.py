@@ -196,7 +196,7 @@ def test_markup_is_text_wherever_it_stands(catalogue: Catalogue) -> None:
 def test_the_last_row_of_a_page_has_its_difference(catalogue: Catalogue) -> None:
     catalogue.site.write(*(f"UPDATE product SET stock = {number}" for number in range(60)))
     page = catalogue.site.get("/audit/records/public/product/1")
-    last = page.all("li", "au-event")[-1]
+    last = page.all(cls="au-entry")[-1]
     assert shown(last.one(cls="au-field")) == ("9", "10", "+1")
 
 
