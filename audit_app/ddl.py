@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
 from audit_app import formerly as former
 from audit_app import sql
@@ -193,6 +193,33 @@ class Trail:
             ]
             statements += [str(element.compile(dialect=_DIALECT)).strip() for element in elements]
         return "".join(f"{statement};\n" for statement in statements)
+
+    def additions(self, there: Mapping[str, Collection[str | None]]) -> tuple[str, str]:
+        """Return the statements that add what the tables lack, and those that take it away again.
+
+        :param there: the names of the columns and of the indexes of each table.
+        """
+        schema = sql.quote_identifier(self.schema_name)
+        add, take_away = [], []
+        for table in self.tables:
+            name = sql.quote_identifier(table.name)
+            for column in table.columns:
+                if column.name not in there[table.name]:
+                    specification = str(CreateColumn(column).compile(dialect=_DIALECT)).strip()
+                    add.append(
+                        f"ALTER TABLE {schema}.{name} ADD COLUMN IF NOT EXISTS {specification};\n"
+                    )
+                    text = sql.render("drop_column.sql", self.schema_name)
+                    quoted = sql.quote_identifier(column.name)
+                    take_away.append(text.replace("@table@", name).replace("@column@", quoted))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                if index.name not in there[table.name]:
+                    element = CreateIndex(index, if_not_exists=True)
+                    add.append(f"{str(element.compile(dialect=_DIALECT)).strip()};\n")
+                    take_away.append(
+                        f"DROP INDEX {schema}.{sql.quote_identifier(str(index.name))};\n"
+                    )
+        return "".join(add), "".join(reversed(take_away))
 
     @cached_property
     def functions_sql(self) -> str:

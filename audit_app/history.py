@@ -7,7 +7,7 @@ depth and at any size. The mapped classes are passed in, so that this module kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -179,6 +179,72 @@ def record_page(
     ids = _record_ids(activity, place, spans, before=before, limit=limit + 1).subquery("page")
     return (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .join(ids, ids.c.id == activity.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .order_by(activity.id.desc())
+    )
+
+
+def record_versions(
+    activity: Any,
+    transaction: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    *,
+    ids: Sequence[int],
+    large: int,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
+    """Return the query for those of a record's activities that have the given ids.
+
+    Rows are those of :func:`activity_columns`; an id of another record has none.
+    """
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    found = aliased(activity)
+    own = sa.select(found.id).where(
+        found.id.in_(ids),
+        _of_place(found, place),
+        sa.exists().where(_within(found, spans)).correlate(found),
+    )
+    return (
+        sa.select(*activity_columns(activity, transaction, large=large))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(own))
+    )
+
+
+def version_names(
+    activity: Any,
+    transaction: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    *,
+    before: int | None = None,
+    limit: int = PAGE,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
+    """Return the query for a page of a record's versions without their documents.
+
+    Columns ``id``, ``issued_at``, ``verb``, ``object_key``, ``new_object_key``, ``t_actor_id``,
+    ``t_actor_label``; the newest first.
+    """
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    ids = _record_ids(activity, place, spans, before=before, limit=limit).subquery("page")
+    return (
+        sa.select(
+            activity.id.label("id"),
+            activity.issued_at.label("issued_at"),
+            activity.verb.label("verb"),
+            activity.object_key.label("object_key"),
+            activity.new_object_key.label("new_object_key"),
+            transaction.actor_id.label("t_actor_id"),
+            transaction.actor_label.label("t_actor_label"),
+        )
+        .select_from(activity)
         .join(ids, ids.c.id == activity.id)
         .outerjoin(transaction, transaction.id == activity.transaction_id)
         .order_by(activity.id.desc())

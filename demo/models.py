@@ -83,6 +83,10 @@ class Country(Model):
     def __str__(self) -> str:
         return f"{self.flag} {self.name}"
 
+    def __audit_label__(self) -> str:
+        """Return what the audit pages call a country, then as now."""
+        return str(self)
+
 
 class Subdivision(Model):
     """A part of a country: a state, a province, a city; ISO 3166-2."""
@@ -164,6 +168,11 @@ audit_logger = AuditLogger(
     get_actor_label=current_editor_name,
     actor_cls="Editor",
     schema_name="audit",
+    labels={
+        "country": {"alpha_2": "Code", "alpha_3": "Code of three letters"},
+        "subdivision": {"country_code": "Country", "parent_code": "Part of"},
+        "country_currency": {"country_code": "Country", "currency_code": "Currency"},
+    },
     # The audit pages are closed to everybody until a policy says who may look.
     can_view=lambda actor: actor is not None,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from audit_app import history
 from audit_app.admin import forms, pages
 from audit_app.admin.i18n import gettext as _
+from audit_app.admin.naming import Naming
 from audit_app.admin.reading import Logger, column_order, present, reading
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 
@@ -102,7 +103,9 @@ def feed_page(
                 logger.transaction_cls, filters, before=place.before, after=place.after
             )
             end = session.execute(query).first()
-    groups = pages.groups_of(rows, links, found.zone, lambda row: column_order(logger, row))
+    groups = pages.groups_of(
+        rows, links, found.zone, lambda row: column_order(logger, row), Naming(logger)
+    )
     has_extra = len(groups) > limit
     groups = groups[-limit:] if place.after else groups[:limit]
     paging = _paging(groups, place, found, url, has_extra=has_extra)

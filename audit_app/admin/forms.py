@@ -63,6 +63,7 @@ def verb_labels() -> dict[str, str]:
         "suspend": _("Capture suspended"),
         "resume": _("Capture resumed"),
         "gap": _("Gap"),
+        "rewrite": _("History rewritten"),
     }
     return {
         verb: labels.get(verb, verb) for verb in (*models.VERBS, models.BASELINE, *models.MARKS)

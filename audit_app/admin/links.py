@@ -11,6 +11,8 @@ from typing import Any
 
 from flask import url_for
 
+from audit_app.admin import theme
+
 ASSETS = Path(__file__).resolve().parent.parent / "static" / "audit"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -63,6 +65,15 @@ class Links:
         safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
         return self._url("record" if safe else "records", **names, **values)
 
+    def compare(self, schema_name: str, table_name: str, key: str, **values: Any) -> str:
+        """Address of the comparison of two versions of a record.
+
+        :param key: the text of ``activity.object_key``.
+        """
+        names = {"schema": schema_name, "table": table_name, "identity": key}
+        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
+        return self._url("compare" if safe else "comparison", **names, **values)
+
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
         return self._url("activity", activity_id=id_, **values)
@@ -97,6 +108,11 @@ class Links:
     def asset(self, filename: str) -> str:
         """Address of a style sheet, script or image of ours."""
         return self._url("assets", filename=filename, v=asset_digest(filename), tz=None)
+
+    def theme(self) -> str:
+        """Address of the style sheet with the host's colour; empty where it has none."""
+        digest = theme.digest()
+        return digest and self._url("assets", filename=theme.SHEET, v=digest, tz=None)
 
 
 def _filters(query: Mapping[str, str] | None) -> dict[str, str | None]:

@@ -15,6 +15,7 @@ from audit_app.checks import Finding
 from audit_app.ddl import Trail
 from audit_app.errors import NotRegisteredError
 from audit_app.formerly import Place
+from audit_app.labels import Labels
 
 
 class Logger(Protocol):
@@ -22,6 +23,7 @@ class Logger(Protocol):
 
     schema_name: str
     can_view: Callable[[Any], bool] | None
+    labels: Labels
 
     @property
     def activity_cls(self) -> Any: ...
@@ -71,6 +73,24 @@ def reading(logger: Logger, *, search_path: bool = False) -> Iterator[orm.Sessio
         if not search_path:
             session.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
         yield session
+
+
+@contextmanager
+def aside(session: orm.Session) -> Iterator[None]:
+    """Read the application's own tables in the block.
+
+    A migration that holds one of them is not waited for, and neither an error in the block nor a
+    setting that it makes outlasts it.
+    """
+    nested = session.begin_nested()
+    try:
+        session.execute(sa.text(f"SET LOCAL lock_timeout = {_PATIENCE}"))
+        yield
+    finally:
+        nested.rollback()
+
+
+_PATIENCE = 250  # milliseconds
 
 
 def column_order(logger: Logger, row: Any) -> tuple[str, ...]:

@@ -15,10 +15,12 @@ from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
 from audit_app import history, models
-from audit_app.admin import differences, forms, pages
+from audit_app.admin import differences, forms, pages, theme
+from audit_app.admin.comparing import Comparer, choice_of, version_of
+from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.feeds import feed_page
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import host_gettext, language
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
@@ -109,13 +111,22 @@ class AuditPages:
 
     def _answer(self, template: str, *, status: int = 200, **values: Any) -> Response:
         # What Flask-Admin offers to templates fails where flask-babel is not initialised.
-        self._template_args.update(_gettext=_, _ngettext=ngettext)
+        self._template_args.update(
+            _gettext=host_gettext("gettext"), _ngettext=host_gettext("ngettext")
+        )
         html = self.render(  # type: ignore[attr-defined]
-            template, audit_layout=self.layout, audit_links=self.links, t=_, **values
+            template,
+            audit_layout=self.layout,
+            audit_links=self.links,
+            audit_language=language(),
+            audit_logo=theme.logo(),
+            t=_,
+            **values,
         )
         response = make_response(html, status)
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+        response.vary.add("Accept-Language")
         if self.stands_alone:
             response.headers.setdefault("Content-Security-Policy", _POLICY)
         return response
@@ -188,6 +199,19 @@ class AuditPages:
         """Show a record's timeline."""
         return self._record(schema, table, identity)
 
+    @_page("/compare/")
+    def comparison(self) -> Any:
+        """Compare versions of a record whose identity cannot stand in a path."""
+        names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
+        if not all(name in request.args for name in ("schema", "table", "identity")):
+            return redirect(self.links.feed())
+        return self._compare(*names)
+
+    @_page("/compare/<schema>/<table>/<path:identity>")
+    def compare(self, schema: str, table: str, identity: str) -> Any:
+        """Show two versions of a record beside each other."""
+        return self._compare(schema, table, identity)
+
     @_page("/activities/<activity_id>")
     def activity(self, activity_id: str) -> Any:
         """Show one change."""
@@ -201,6 +225,10 @@ class AuditPages:
             if row is None:
                 raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
             row = present(logger, row)
+            describes = Describer(logger, self.links)
+            describes.look_up(
+                session, [(row.schema_name, row.table_name, [row.old_data, row.changed_data])]
+            )
             near = None
             if row.object_key is not None:
                 place = logger.place(row.schema_name, row.table_name)
@@ -212,12 +240,14 @@ class AuditPages:
                 ).one()  # fmt: skip
         change = differences.change_of(
             row, self.links, found.zone, differences.Budget(),
-            order=column_order(logger, row), whole=True,
+            describes=describes, order=column_order(logger, row), whole=True,
+            long_raw=request.args.get("raw") == "1",
         )  # fmt: skip
         return self._answer(
             "audit/activity.html",
             change=change,
             facts=pages.transaction_facts(row),
+            compare_url=self._compare_url(row),
             previous_url=self.links.activity(near.previous) if near and near.previous else "",
             next_url=self.links.activity(near.next) if near and near.next else "",
         )
@@ -237,7 +267,10 @@ class AuditPages:
                     logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit
                 )
             ).all()
-        shown, budget = rows[:limit], differences.Budget()
+            shown = [present(logger, row) for row in rows[:limit]]
+            describes = Describer(logger, self.links)
+            describes.look_up(session, documents_of(shown))
+        budget = differences.Budget()
         more = self.links.transaction(id_, after=shown[-1].id) if len(rows) > limit else ""
         return self._answer(
             "audit/transaction.html",
@@ -249,9 +282,14 @@ class AuditPages:
             meta=json_text(head.t_meta) if head.t_meta else "",
             changes=tuple(
                 differences.change_of(
-                    row, self.links, found.zone, budget, order=column_order(logger, row)
+                    row,
+                    self.links,
+                    found.zone,
+                    budget,
+                    describes=describes,
+                    order=column_order(logger, row),
                 )
-                for row in (present(logger, row) for row in shown)
+                for row in shown
             ),
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
@@ -282,8 +320,13 @@ class AuditPages:
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:
         """Serve a style sheet, script or image of ours; for everybody."""
-        response = send_from_directory(ASSETS, filename)
-        if request.args.get("v") == asset_digest(filename):
+        if filename == theme.SHEET:
+            response = Response(theme.configured(), mimetype="text/css")
+            digest = theme.digest()
+        else:
+            response = send_from_directory(ASSETS, filename)
+            digest = asset_digest(filename)
+        if request.args.get("v") == digest:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -361,6 +404,9 @@ class AuditPages:
                     activity, transaction, schema, table, key, limit=1, formerly=place.formerly
                 )
             ).first()
+            shown = [present(logger, row) for row in rows[:limit]]
+            describes = Describer(logger, self.links)
+            describes.look_up(session, documents_of(shown))
         if newest is None:
             raise RecordNotFoundError(
                 _("The trail holds no change of %(table)s %(key)s.",
@@ -368,13 +414,13 @@ class AuditPages:
             )  # fmt: skip
         newest = present(logger, newest)
         order, budget = column_order(logger, newest), differences.Budget()
-        shown = [present(logger, row) for row in rows[:limit]]
-        latest = pages.record_of(newest, self.links)
+        latest = pages.record_of(newest, self.links, describes)
         return self._answer(
             "audit/record.html",
             schema=schema,
             table=table,
-            table_title=table if schema == "public" else f"{schema}.{table}",
+            table_title=describes.table(schema, table) or _full_name(schema, table),
+            table_name=_full_name(schema, table),
             table_url=self.links.feed(table=_table_parameter(logger, schema, table)),
             key=pages.key_text(key),
             list_key=pages.cut(pages.key_text(key)),
@@ -382,8 +428,17 @@ class AuditPages:
             is_deleted=newest.verb == "delete",
             is_renamed=latest is not None and latest.key != pages.cut(pages.key_text(key)),
             changes=tuple(
-                differences.change_of(row, self.links, found.zone, budget, order=order)
+                differences.change_of(
+                    row, self.links, found.zone, budget, describes=describes, order=order
+                )
                 for row in shown
+            ),
+            choice=choice_of(
+                place,
+                key,
+                self.links,
+                [version_of(row, self.links, found.zone) for row in shown],
+                before=request.args.get("before"),
             ),
             is_last_page=len(rows) <= limit,
             first_url=self.links.record(schema, table, key) if before is not None else "",
@@ -392,6 +447,32 @@ class AuditPages:
                 if len(rows) > limit
                 else ""
             ),
+        )
+
+    def _compare_url(self, row: Any) -> str:
+        key = row.new_object_key or row.object_key
+        if key is None:
+            return ""
+        versions = {"from": row.id, "to": "now"}
+        return self.links.compare(row.schema_name, row.table_name, key, **versions)
+
+    def _compare(self, schema: str, table: str, key: str) -> Any:
+        arguments = request.args.to_dict()
+        _check_text(schema, table, key, *arguments.values())
+        logger, found = current_logger(), self._filtering(**{"from": "", "to": ""})
+        place = logger.place(schema, table)
+        if (place.schema, place.name) != (schema, table):
+            others = {
+                k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
+            }
+            return redirect(self.links.compare(place.schema, place.name, key, **others))
+        with reading(logger) as session:
+            page = Comparer(logger, self.links, found.zone, place, key)(session, arguments)
+        return self._answer(
+            "audit/compare.html",
+            page=page,
+            key=pages.key_text(key),
+            record_url=self.links.record(schema, table, key),
         )
 
 
@@ -451,6 +532,10 @@ def _known_fields(logger: Logger) -> list[str]:
 def _former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
     columns = dict(current_logger().place(schema, table).formerly.columns)
     return tuple(columns.get(name, ()))
+
+
+def _full_name(schema: str, table: str) -> str:
+    return table if schema == "public" else f"{schema}.{table}"
 
 
 def _known_id(text: str) -> int:
