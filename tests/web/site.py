@@ -34,6 +34,7 @@ class Site:
         mount: Callable[[Flask], Any] | None = lambda app: app.register_blueprint(audit_bp),
         create: bool = True,
         extend: Callable[[Any], Any] | None = None,
+        babel: bool = True,
         **config: Any,
     ) -> None:
         class Base(DeclarativeBase):
@@ -48,7 +49,8 @@ class Site:
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SECRET_KEY="test", TESTING=True)
         self.app.config.update(config)
         # Where flask-babel is installed, Flask-Admin's own pages ask for it.
-        Babel(self.app)
+        if babel:
+            Babel(self.app)
         self.db.init_app(self.app)
         self.logger.init_app(self.app)
         if mount is not None:
