@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
-from flask_babel import Babel
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
@@ -50,6 +49,8 @@ class Site:
         self.app.config.update(config)
         # Where flask-babel is installed, Flask-Admin's own pages ask for it.
         if babel:
+            from flask_babel import Babel
+
             Babel(self.app)
         self.db.init_app(self.app)
         self.logger.init_app(self.app)
