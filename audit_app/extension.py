@@ -322,10 +322,19 @@ class AuditLogger:
         )  # fmt: skip
         reader = self.session if session is None else session
         rows = reader.execute(query).all()
+        parts = {row.part: row for row in rows}
         is_tracked = False
-        if not any(row.part == "last" for row in rows) and rows:
+        if parts and not {"last", "holder"} & set(parts):
             is_tracked = reader.scalar(past.was_tracked(self.activity_cls, audited.place, moment))
         data = history.state_of(rows, audited.formerly, is_tracked=is_tracked)
+        if data is None and "emptied" in parts:
+            # If that was a partition, this record may have been in another one.
+            emptied = parts["emptied"].relid
+            if reader.scalar(past.is_partition(emptied)):
+                record = past.as_of(self.schema_name, audited, self._table(target), moment, key)
+                if reader.execute(sa.select(record).limit(1)).first() is not None:
+                    others = [row for row in rows if row.part != "emptied"]
+                    data = history.state_of(others, audited.formerly, is_tracked=is_tracked)
         if form == "data":
             return data
         table = self._table(target)

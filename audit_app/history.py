@@ -226,7 +226,7 @@ def version_at(
 ) -> sa.Select[Any]:
     """Return the query for what the trail knows of a record at a moment.
 
-    At most four rows, columns ``part``, ``id``, ``issued_at``, ``verb``, ``old_data``,
+    At most four rows, columns ``part``, ``id``, ``issued_at``, ``verb``, ``relid``, ``old_data``,
     ``changed_data``: the record's last activity up to then (``last``), the table's last truncation
     up to then (``emptied``), the record's first activity after it (``next``), and where a record
     had this very key then, its last activity (``holder``): another one may have had it before or
@@ -273,7 +273,7 @@ def version_at(
             )
         )
     ).subquery("part")
-    columns = ("issued_at", "verb", "old_data", "changed_data")
+    columns = ("issued_at", "verb", "relid", "old_data", "changed_data")
     return sa.select(
         parts.c.part, activity.id, *(getattr(activity, name) for name in columns)
     ).join(parts, parts.c.id == activity.id)

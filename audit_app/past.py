@@ -117,9 +117,27 @@ def versions(activity: Any, transaction: Any, place: Place, key: str) -> sa.Sele
     """
     own, cut = history.story(activity, place, key, _facts), _truncations(activity, place, _facts)
     story = sa.union_all(sa.select(own.subquery("own")), cut).subquery("story")
-    seen = sa.select(
-        story, sa.func.lag(story.c.verb).over(order_by=story.c.id).label("before")
-    ).subquery("seen")
+    before = sa.func.max(story.c.id).filter(story.c.verb != "truncate")
+    placed = sa.select(
+        story, before.over(order_by=story.c.id, rows=(None, -1)).label("before")
+    ).subquery("placed")
+    state = aliased(activity)
+    taken = (
+        sa.select(_was_emptied(activity, placed.c.relid, _present(state, place)))
+        .where(state.id == placed.c.before, state.verb.in_(_THERE))
+        .scalar_subquery()
+    )
+    # The rest of the table may have been truncated without this record.
+    seen = (
+        sa.select(
+            placed,
+            sa.func.row_number()
+            .over(partition_by=(placed.c.before, placed.c.verb), order_by=placed.c.id)
+            .label("again"),
+        )
+        .where(sa.case((placed.c.verb == "truncate", taken), else_=sa.true()))
+        .subquery("seen")
+    )
     ordered: dict[str, Any] = {"order_by": seen.c.id}
     version = (
         sa.select(
@@ -132,8 +150,7 @@ def versions(activity: Any, transaction: Any, place: Place, key: str) -> sa.Sele
             # was between them was never the last one that had been issued.
             sa.func.min(seen.c.issued_at).over(**ordered, rows=(1, None)).label("valid_to"),
         )
-        # The rest of the table was truncated, without this record.
-        .where(sa.or_(seen.c.verb != "truncate", seen.c.before.in_(_THERE)))
+        .where(sa.or_(seen.c.verb != "truncate", seen.c.again == 1))
         .subquery("version")
     )
     # One look by its key for each, whatever the planner takes their number for.
@@ -207,7 +224,7 @@ def field_history(
         new = sa.case((found.verb != "delete", changed.op("->")(name)))
         value = StoredValue(column.type)
         return [
-            *_facts(found),
+            *_facts(found)[:3],
             found.transaction_id.label("transaction_id"),
             sa.type_coerce(old.op("->")(name), value).label("old"),
             sa.type_coerce(new, value).label("new"),
@@ -229,6 +246,14 @@ def was_tracked(activity: Any, place: Place, moment: Moment) -> sa.Select[Any]:
     """Return the query for whether anything of a table had been recorded by a moment."""
     found = sa.select(activity.id).where(_of(activity, place), moment.counts(activity))
     return sa.select(found.exists())
+
+
+def is_partition(relation: int) -> sa.Select[Any]:
+    """Return the query for whether a relation is a partition of a table today."""
+    catalog = sa.table(
+        "pg_class", sa.column("oid"), sa.column("relispartition"), schema="pg_catalog"
+    )
+    return sa.select(catalog.c.relispartition).where(catalog.c.oid == relation)
 
 
 # -- Tables ------------------------------------------------------------------------------------
@@ -295,7 +320,11 @@ def deleted(activity: Any, transaction: Any, place: Place) -> sa.Select[Any]:
     last, later, moved = activity, aliased(activity), aliased(activity)
     key = sa.func.coalesce(last.new_object_key, last.object_key)
     cut = _truncations(activity, place, _facts).subquery("cut")
-    first_cut = sa.select(sa.func.min(cut.c.id)).where(cut.c.id > last.id).scalar_subquery()
+    first_cut = (
+        sa.select(sa.func.min(cut.c.id))
+        .where(cut.c.id > last.id, _was_emptied(activity, cut.c.relid, _present(last, place)))
+        .scalar_subquery()
+    )
     last_cut = sa.select(sa.func.max(cut.c.id)).scalar_subquery()
     gone = (
         sa.select(
@@ -326,7 +355,7 @@ def deleted(activity: Any, transaction: Any, place: Place) -> sa.Select[Any]:
         )
         .select_from(gone)
         .join(end, end.id == gone.c.end_id)
-        .join(state, state.id == gone.c.last_id)
+        .join(state, state.id == gone.c.last_id)  # an end is NULL for what is there still
         .outerjoin(transaction, transaction.id == end.transaction_id)
         .order_by(gone.c.end_id.desc(), gone.c.last_id.desc())
     )
@@ -398,6 +427,7 @@ def _facts(activity: Any) -> list[Any]:
         activity.id.label("id"),
         activity.verb.label("verb"),
         activity.issued_at.label("issued_at"),
+        activity.relid.label("relid"),
     ]
 
 
@@ -434,6 +464,11 @@ def _present(activity: Any, place: Place) -> Any:
     names = as_jsonb({present: list(old) for present, old in place.formerly.columns})
     data = sa.type_coerce(activity.data, postgresql.JSONB)
     return sa.type_coerce(functions.under_present_names(data, names), StoredRow)
+
+
+def _was_emptied(activity: Any, relation: Any, data: Any) -> Any:
+    functions = getattr(sa.func, sa.inspect(activity).mapper.local_table.schema)
+    return functions.was_emptied(relation, sa.type_coerce(data, postgresql.JSONB), type_=sa.Boolean)
 
 
 def _formerly(place: Place) -> Any:

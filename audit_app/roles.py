@@ -17,7 +17,7 @@ from audit_app.sql import quote_identifier, quote_literal
 
 _READING = (
     "as_of", "version_of", "known_since", "past_place", "past_query", "row_as",
-    "under_present_names", "hstore_text", "object_id",
+    "under_present_names", "hstore_text", "object_id", "was_emptied",
 )  # fmt: skip
 """The functions that read the past: they work with the rights of their caller."""
 

@@ -81,7 +81,7 @@ AS $function$
               '@schema@.as_of'::regproc, '@schema@.version_of'::regproc, '@schema@.known_since'::regproc,
               '@schema@.past_place'::regproc, '@schema@.past_query'::regproc, '@schema@.row_as'::regproc,
               '@schema@.under_present_names'::regproc, '@schema@.hstore_text'::regproc,
-              '@schema@.object_id'::regproc
+              '@schema@.object_id'::regproc, '@schema@.was_emptied'::regproc
           ))
       )
     UNION ALL

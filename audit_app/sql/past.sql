@@ -312,6 +312,43 @@ BEGIN
 END
 $function$;
 
+-- Did a truncation take this row? One of a partition took what belongs there; any other one took all.
+--
+--   relation   what was truncated, by the activity
+CREATE OR REPLACE FUNCTION @schema@.was_emptied(relation oid, data jsonb)
+RETURNS boolean
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    _condition text := (
+        SELECT pg_get_partition_constraintdef(c.oid) FROM pg_class AS c WHERE c.oid = relation AND c.relispartition
+    );
+    _found boolean;
+BEGIN
+    IF _condition IS NULL THEN
+        RETURN true;
+    END IF;
+    EXECUTE concat(
+        'SELECT ', _condition, ' FROM jsonb_to_record($1) AS r (',
+        (
+            SELECT string_agg(concat(quote_ident(a.attname), ' ', format_type(a.atttypid, a.atttypmod)), ', ')
+            FROM pg_attribute AS a
+            JOIN pg_type AS t ON t.oid = a.atttypid
+            WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+              -- No domain, nor what may hold one: their checks are their owners' code.
+              AND (t.oid < 16384 OR t.typtype IN ('e', 'r') OR (t.typtype = 'b' AND t.typcategory <> 'A'))
+        ),
+        ')'
+    ) INTO _found USING data;
+    RETURN coalesce(_found, false);
+EXCEPTION
+    WHEN data_exception OR undefined_column THEN
+        RETURN true;
+END
+$function$;
+
 -- The rows of a table as they were:
 --
 --     SELECT * FROM audit.as_of(NULL::article, '2026-05-01')

@@ -382,6 +382,27 @@ def test_a_truncated_partition_takes_its_own_rows_only(trail: Trail) -> None:
     assert found(first) == "1 11"  # 3 and 13 were truncated without a trace
     assert found(second) == "11"
     assert found(last_id(trail)) == "None"
+
+    base: Any = declarative_base()
+    logger = AuditLogger(actor_cls=None)
+    logger.init(base)
+    columns = sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text)
+    event = sa.Table("event", base.metadata, *columns, info={"versioned": {}})
+    assert [v.verb for v in rows(trail, logger.versions(event, 1))] == ["insert", "truncate"]
+    assert [v.verb for v in rows(trail, logger.versions(event, 11))] == ["insert", "truncate"]
+    [_, end] = rows(trail, logger.versions(event, 11))
+    assert end.id > second
+    with trail.engine.connect() as connection:
+
+        def version(identity: int, when: int) -> Any:
+            return logger.version_at(event, identity, when=when, session=connection)
+
+        assert version(1, first) == {"id": 1, "name": "a"}
+        assert version(1, second) is None
+        assert version(11, second) == {"id": 11, "name": "b"}
+        assert version(11, last_id(trail)) is None
+    trail.run("INSERT INTO event VALUES (12, 'd')", "TRUNCATE event_1")
+    assert [d.object_key for d in rows(trail, logger.deleted(event))] == ["11", "2", "1"]
     with pytest.raises(sa.exc.ProgrammingError, match="the parent's"):
         trail.run("SELECT * FROM audit.as_of(NULL::event_1, now())")
 
@@ -688,7 +709,7 @@ def test_instances_of_the_past_are_read_only_and_belong_to_no_session(
         assert [v.title for v in shop.logger.past_instances(shop.article, versions)] == ["a", "b"]
         live.title = "still writable"
         session.commit()
-        assert session.get(shop.article, 1).title == "still writable"
+        assert session.get_one(shop.article, 1).title == "still writable"
 
 
 # -- Rights ------------------------------------------------------------------------------------
