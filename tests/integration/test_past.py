@@ -110,6 +110,13 @@ def titles(trail: Trail, shop: Shop, when: Any, **more: Any) -> dict[int, str]:
     return dict(rows(trail, sa.select(then.c.id, then.c.title)))
 
 
+def unrecorded(trail: Trail, statement: str) -> None:
+    """Run a statement that leaves nothing in the trail."""
+    with trail.engine.begin() as connection:
+        connection.execute(sa.text("SELECT audit.suspend()"))
+        connection.execute(sa.text(statement))
+
+
 # -- A whole table -----------------------------------------------------------------------------
 
 
@@ -149,6 +156,10 @@ def test_a_table_at_each_activity_is_what_it_was(trail: Trail, shop: Shop) -> No
                     assert found == []
                 else:
                     assert [row.title for row in found] == [live[key]]
+                    row = shop.logger.version_at(
+                        shop.article, key, when=activity_id, session=connection
+                    )
+                    assert row["title"] == live[key]
 
 
 def test_rows_from_before_the_tracking(trail: Trail) -> None:
@@ -197,6 +208,7 @@ def test_rows_from_before_the_tracking(trail: Trail) -> None:
     assert trail.value(query, id=first - 1) is None
     # What was truncated without a trace of its own is lost, and nothing else takes its place.
     trail.run("TRUNCATE author", "INSERT INTO author VALUES (1, 'after')")
+    unrecorded(trail, "INSERT INTO author VALUES (77, 'unrecorded')")
     assert names(first) == {k: v for k, v in before.items() if k != 1}
     assert names(last_id(trail)) == {1: "after"}
 
@@ -244,6 +256,15 @@ def test_what_is_not_recorded_is_null_also_in_rows_that_never_changed(
     one, two = shop.logger.past_instances(shop.article, sorted(found))
     assert one.audit_missing == two.audit_missing == ("secret", "pin")
     assert two.secret is None
+
+
+def test_a_mark_of_the_capture_is_no_value(trail: Trail) -> None:
+    trail.run("CREATE TABLE thing (id int PRIMARY KEY, name text, data jsonb)")
+    trail.track("thing", options={"mask": ["name"]})
+    trail.run("INSERT INTO thing VALUES (1, 'a', '{\"$audit\"\\: \"mine\"}')")
+    trail.track("thing")  # nothing is masked any more
+    [row] = rows(trail, sa.text("SELECT * FROM audit.as_of(NULL::thing, now())"))
+    assert tuple(row) == (1, None, {"$audit": "mine"})
 
 
 def test_it_joins_filters_and_nests(trail: Trail, shop: Shop) -> None:
@@ -370,6 +391,9 @@ def test_a_truncated_partition_takes_its_own_rows_only(trail: Trail) -> None:
     first = last_id(trail)
     trail.run("TRUNCATE event_1")
     second = last_id(trail)
+    unrecorded(trail, "INSERT INTO event VALUES (4, 'unrecorded')")
+    query = "SELECT count(*) FROM audit.as_of(NULL::event, activity => :id) WHERE id IN (4, 13)"
+    assert [trail.value(query, id=when) for when in (first, second)] == [1, 1]
     trail.run("INSERT INTO event VALUES (2, 'c')", "TRUNCATE event")
 
     def found(when: int) -> str:
