@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 from sqlalchemy.orm import declarative_base
 
-from audit_app import AuditLogger, past, roles
+from audit_app import AuditLogger, history, past, roles
+from audit_app import identity as identities
 from audit_app.errors import (
     InvalidOptionError,
     NotVersionedError,
@@ -567,6 +568,8 @@ def test_one_record_is_read_by_the_index(trail: Trail, shop: Shop) -> None:
         "versions": logger.versions(shop.article, 7),
         "summary": logger.version_summary(shop.article, 7),
         "field": logger.field_history(shop.article, 7, field="title"),
+        "at an id": history.version_at(logger.activity_cls, "public", "article", "7", 100),
+        "at a moment": history.version_at(logger.activity_cls, "public", "article", "7", FUTURE),
     }
     for name, query in queries.items():
         text = query.compile(trail.engine, compile_kwargs={"literal_binds": True})
@@ -819,3 +822,84 @@ def test_the_checks_of_another_roles_domain_are_not_called(trail: Trail) -> None
             "DROP OWNED BY past_owner",
             "DROP ROLE past_domain, past_owner",
         )
+
+
+# -- Names, keys and settings ------------------------------------------------------------------
+
+
+def test_odd_names_composite_keys_and_the_settings_of_a_client(trail: Trail) -> None:
+    base: Any = declarative_base()
+    logger = AuditLogger(actor_cls=None, schema_name='My "trail"')
+    logger.init(base)
+    trail.run('CREATE SCHEMA "o""dd"')
+    table = sa.Table(
+        'Ta"ble é',
+        base.metadata,
+        sa.Column("at", sa.DateTime(timezone=True), primary_key=True),
+        sa.Column("k e'y", sa.Text, key="text_key", primary_key=True),
+        sa.Column("length", sa.Interval),
+        sa.Column('va"lue', sa.LargeBinary, key="value"),
+        schema='o"dd',
+        info={"versioned": {}},
+    )
+    table.create(trail.engine)
+    moment = datetime(2026, 5, 4, 10, 30, 0, 500000, tzinfo=UTC)
+    untouched = {"at": moment, "text_key": 'a, "b"', "length": timedelta(days=40, seconds=1)}
+    with trail.engine.begin() as connection:
+        connection.execute(sa.insert(table), [{**untouched, "value": b"\x00\xff"}])
+        logger.install(connection)
+        connection.execute(
+            sa.insert(table),
+            [
+                {"at": moment, "text_key": "x", "value": b"1"},
+                {"at": moment, "text_key": "y", "value": b"1"},
+            ],
+        )
+        connection.execute(sa.update(table).where(table.c.text_key == "x").values(value=b"2"))
+        connection.execute(sa.delete(table).where(table.c.text_key == "y"))
+    with trail.engine.begin() as connection:
+        for setting in (
+            "TimeZone TO 'Asia/Tokyo'",
+            "DateStyle TO 'SQL, DMY'",
+            "bytea_output TO escape",
+            "search_path TO pg_catalog",
+        ):
+            connection.execute(sa.text(f"SET LOCAL {setting}"))
+        first = connection.scalar(sa.select(sa.func.min(logger.activity_cls.id)))
+        now = logger.as_of(table, FUTURE)
+        query = sa.select(now.c.text_key, now.c.value, now.c.length, now.c.at == moment).order_by(
+            now.c.text_key
+        )
+        assert connection.execute(query).all() == [
+            ('a, "b"', b"\x00\xff", timedelta(days=40, seconds=1), True),
+            ("x", b"2", None, True),
+        ]
+        then = logger.as_of(table, first)
+        values = dict(connection.execute(sa.select(then.c.text_key, then.c.value)).all())
+        assert values == {'a, "b"': b"\x00\xff", "x": b"1"}
+        for text_key, value in values.items():
+            key = (moment, text_key)
+            record = past.as_of(
+                logger.schema_name, logger.audited(table), table, past.Moment(activity_id=first),
+                identities.encode(key),
+            )  # fmt: skip
+            assert connection.execute(sa.select(record.c.value)).all() == [(value,)]
+        # The driver itself reads dates in one style only.
+        connection.execute(sa.text("SET LOCAL DateStyle TO ISO"))
+        row = logger.version_at(table, (moment, "x"), when=first, form="row", session=connection)
+        assert row == {"at": moment, "k e'y": "x", "length": None, 'va"lue': b"1"}
+        story = connection.execute(logger.versions(table, (moment, "y"))).all()
+        assert [v.verb for v in story] == ["insert", "delete"]
+        assert [d.object_key for d in connection.execute(logger.deleted(table))] == [
+            identities.encode((moment, "y"))
+        ]
+
+
+def test_a_key_of_another_shape_is_of_no_record(trail: Trail) -> None:
+    trail.create("CREATE TABLE thing (id int PRIMARY KEY)", "thing")
+    trail.run("INSERT INTO thing VALUES (1)")
+    single = "SELECT count(*) FROM audit.version_of(NULL::thing, :key, 'infinity')"
+    assert trail.value(single, key="1") == 1
+    assert trail.value(single, key="2") == 0
+    trail.run("DELETE FROM thing", "ALTER TABLE thing ALTER id TYPE text USING concat('k', id)")
+    assert trail.value(single, key="1") == 0
