@@ -338,10 +338,9 @@ class AuditLogger:
         if form == "data":
             return data
         table = self._table(target)
-        values = past.typed(table, data)
-        if form == "row":
-            return values
-        return past.instance(_model(target), values, past.hidden_columns(audited, table))
+        hidden = past.hidden_columns(audited, table)
+        values = past.typed(table, data, hidden)
+        return values if form == "row" else past.instance(_model(target), values, hidden)
 
     # -- Reading the past ---------------------------------------------------------------------
 

@@ -487,19 +487,24 @@ def _jsonb(column: Any) -> Any:
 # -- Values and instances ----------------------------------------------------------------------
 
 
-def typed(table: sa.Table, data: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def typed(
+    table: sa.Table, data: Mapping[str, Any] | None, hidden: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """Return a stored row as the columns of ``table`` have it.
 
     A field that no column knows is left out; a column that the row does not hold is not in it.
+
+    :param hidden: names of columns that are not to be told, even if they were recorded once.
     """
     if data is None:
         return None
     return {
-        column.name: None if _is_mark(data[column.name]) else
-        identities.from_json(data[column.name], column.type)
+        column.name: None
+        if column.name in hidden or _is_mark(data[column.name])
+        else identities.from_json(data[column.name], column.type)
         for column in table.c
         if column.name in data
-    }  # fmt: skip
+    }
 
 
 def _is_mark(value: Any) -> bool:
@@ -604,7 +609,7 @@ def instances(
     for row in rows:
         values = getattr(row, "_mapping", row)
         if "data" in values and "data" not in table.c:
-            found.append(instance(model, typed(table, values["data"]), hidden))
+            found.append(instance(model, typed(table, values["data"], hidden), hidden))
         else:
             names = {column.name: values[key] for key, column in table.c.items() if key in values}
             found.append(instance(model, names or values, hidden))
