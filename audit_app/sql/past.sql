@@ -132,6 +132,10 @@ AS $function$
 DECLARE
     _place text := @schema@.past_place(target, formerly);
     _past text := CASE WHEN by_time THEN 'a.issued_at <= $1' ELSE 'a.id <= $2' END;
+    _known text := CASE WHEN is_single THEN concat(
+        ' AND (coalesce($1 >= transaction_timestamp(), false)',
+        ' OR (SELECT EXISTS (SELECT FROM @schema@.activity AS a WHERE ', _place, ' AND ', _past, ')))'
+    ) END;
     _options jsonb;
     _hidden text[];     -- what the trail must not or cannot tell
     _live text;
@@ -277,7 +281,7 @@ BEGIN
         CROSS JOIN LATERAL @schema@.row_as(NULL::', target::regclass, ', ', _document, ') AS r
         WHERE CASE
             WHEN t.last IS NULL THEN a.verb IN (''update'', ''delete'', ''baseline'') AND $3 IS NULL',
-            CASE WHEN NOT is_single THEN ' AND a.object_id = t.key' END, '
+            coalesce(_known, ' AND a.object_id = t.key'), '
             ELSE a.verb IN (''insert'', ''update'', ''baseline'') AND ($3 IS NULL OR a.id > $3)',
             CASE WHEN NOT is_single THEN ' AND t.key = coalesce(a.new_object_id, a.object_id)' END, '
         END',
@@ -286,7 +290,7 @@ BEGIN
         SELECT ', _live, '
         FROM ', target::regclass, ' AS r
         CROSS JOIN LATERAL (SELECT ', _aliased, ') AS k
-        WHERE NOT $5',
+        WHERE NOT $5', _known,
         CASE
             WHEN is_single THEN concat(
                 ' AND NOT EXISTS (SELECT FROM touched) AND ', (
@@ -419,8 +423,11 @@ BEGIN
     _place := @schema@.past_place(_target, formerly);
     _past := CASE WHEN moment IS NOT NULL THEN 'a.issued_at <= $1' ELSE 'a.id <= $2' END;
 
-    EXECUTE concat('SELECT EXISTS (SELECT FROM @schema@.activity AS a WHERE ', _place, ' AND ', _past, ')')
-    INTO _is_known USING moment, activity;
+    -- For one record, the query asks only where it has to: there is no index for this.
+    IF key IS NULL THEN
+        EXECUTE concat('SELECT EXISTS (SELECT FROM @schema@.activity AS a WHERE ', _place, ' AND ', _past, ')')
+        INTO _is_known USING moment, activity;
+    END IF;
     IF NOT _is_known AND NOT coalesce(moment >= transaction_timestamp(), false) THEN
         RAISE NOTICE USING MESSAGE = concat('nothing is known of ', _target::regclass, ' at that time: see known_since()');
         RETURN;

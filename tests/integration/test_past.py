@@ -208,6 +208,9 @@ def test_rows_from_before_the_tracking(trail: Trail) -> None:
     query = "SELECT name FROM audit.version_of(NULL::author, '1', activity => :id)"
     assert trail.value(query, id=first) == "never changed"
     assert trail.value(query, id=first - 1) is None
+    changed = query.replace("'1'", "'2'")
+    assert trail.value(changed, id=first) == "old"
+    assert trail.value(changed, id=first - 1) is None
     # What was truncated without a trace of its own is lost, and nothing else takes its place.
     trail.run("TRUNCATE author", "INSERT INTO author VALUES (1, 'after')")
     unrecorded(trail, "INSERT INTO author VALUES (77, 'unrecorded')")
