@@ -94,3 +94,7 @@ class ImportMismatchError(AuditError):
 
 class UnknownVersionError(AuditError):
     """The trail does not reach back that far: ask for a later moment."""
+
+
+class ReadOnlyError(AuditError):
+    """What a record was cannot be changed: change the record itself."""

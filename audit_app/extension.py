@@ -5,15 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import checks, context, follow, history, install, models, sql
+from audit_app import checks, context, follow, history, install, models, past, sql
 from audit_app import identity as identities
 from audit_app import labels as labelling
 from audit_app.admin import theme
@@ -305,8 +304,15 @@ class AuditLogger:
         )
 
     def version_at(
-        self, target: Any, identity: Any = None, *, when: datetime, session: Any = None
-    ) -> dict[str, Any] | None:
+        self,
+        target: Any,
+        identity: Any = None,
+        *,
+        when: Any = None,
+        transaction_id: int | None = None,
+        form: Literal["data", "row", "instance"] = "data",
+        session: Any = None,
+    ) -> Any:
         """Return the row that a record was at a moment, as the trail holds it.
 
         ::
@@ -315,29 +321,193 @@ class AuditLogger:
             # {"id": 1, "title": "Draft", "price": Decimal("9.90")}
 
         :param target: an instance; or a model or ``Table``, with the record's ``identity``.
-        :param when: with a time zone.
+        :param when: a datetime with a time zone; or the id of an activity, an activity or a
+            transaction, after which the row is meant: this is exact where moments tie.
+        :param transaction_id: the same as a transaction, by its id.
+        :param form: ``"data"`` for the values of ``activity.data`` by column, ``"row"`` for the
+            same in the types of the columns, ``"instance"`` for a read-only instance of the model.
         :param session: a ``Session`` or ``Connection`` to read with; by default ``db.session``.
-        :return: the values of ``activity.data`` by column, under the present names of the columns;
-            None if the record did not exist then.
+        :return: the row under the present names of its columns; None if it did not exist then.
         :raises UnknownVersionError: if the trail does not reach back to that moment.
         :raises NotVersionedError: if the table is not tracked.
-        :raises InvalidOptionError: if ``when`` has no time zone, or no record is named.
+        :raises InvalidOptionError: if it is not clear when is meant, or no record is named.
         """
-        audited = self.audited(target)
-        if when.tzinfo is None:
+        audited, key = self._record(target, identity, "version_at")
+        moment = self._moment(when, transaction_id)
+        query = history.version_at(
+            self.activity_cls, audited.schema, audited.name, key, moment.limit(self.activity_cls),
+            formerly=audited.formerly,
+        )  # fmt: skip
+        reader = self.session if session is None else session
+        rows = reader.execute(query).all()
+        parts = {row.part: row for row in rows}
+        is_tracked = False
+        if parts and not {"last", "holder"} & set(parts):
+            is_tracked = reader.scalar(past.was_tracked(self.activity_cls, audited.place, moment))
+        data = history.state_of(rows, audited.formerly, is_tracked=is_tracked)
+        if data is None and "emptied" in parts:
+            # If that was a partition, this record may have been in another one.
+            emptied = parts["emptied"].relid
+            if reader.scalar(past.is_partition(emptied)):
+                record = past.as_of(self.schema_name, audited, self._table(target), moment, key)
+                if reader.execute(sa.select(record).limit(1)).first() is not None:
+                    others = [row for row in rows if row.part != "emptied"]
+                    data = history.state_of(others, audited.formerly, is_tracked=is_tracked)
+        if form == "data":
+            return data
+        table = self._table(target)
+        hidden = past.hidden_columns(audited, table)
+        values = past.typed(table, data, hidden)
+        return values if form == "row" else past.instance(_model(target), values, hidden)
+
+    # -- Reading the past ---------------------------------------------------------------------
+
+    def versions(self, target: Any, identity: Any = None) -> sa.Select[Any]:
+        """Return the query for the versions of a record; see :func:`audit_app.past.versions`.
+
+        :param target: an instance; or a model or ``Table``, with the record's ``identity``.
+        :raises NotVersionedError: if the table is not tracked.
+        """
+        audited, key = self._record(target, identity, "versions")
+        return past.versions(self.activity_cls, self.transaction_cls, audited.place, key)
+
+    def version_summary(self, target: Any, identity: Any = None) -> Any:
+        """Return the query for a record's number of ``versions``, its ``first`` and ``last``."""
+        audited, key = self._record(target, identity, "version_summary")
+        return past.summary(self.activity_cls, self.transaction_cls, audited.place, key)
+
+    def field_history(self, target: Any, identity: Any = None, *, field: Any) -> sa.Select[Any]:
+        """Return the query for the values of a field; see :func:`audit_app.past.field_history`.
+
+        :param field: an attribute, its name, or the name of its column.
+        :raises UnknownColumnError: if there is no such field.
+        :raises InvalidOptionError: if the trail does not hold its values.
+        """
+        audited, key = self._record(target, identity, "field_history")
+        table = self._table(target)
+        column = past.find_column(sa.inspect(_model(target), raiseerr=False), table, field)
+        if column.name in past.hidden_columns(audited, table):
             raise InvalidOptionError(
-                f"when={when!r} has no time zone: give it one, as in datetime(…, tzinfo=UTC)."
+                f"The trail does not hold the values of {column.name!r}: it is excluded, masked "
+                "or computed."
             )
+        return past.field_history(
+            self.activity_cls, self.transaction_cls, audited.place, key, column
+        )
+
+    def as_of(
+        self, target: Any, when: Any = None, *, transaction_id: int | None = None
+    ) -> sa.Subquery:
+        """Return a whole table as it was at a moment, to select from and to join.
+
+        ::
+
+            then = audit_logger.as_of(Article, datetime(2026, 5, 1, tzinfo=UTC))
+            sa.select(then.c.title).where(then.c.price > 10)
+
+        Its columns stand for those of the model, so ``aliased(Article, then)`` works, too: in a
+        session that holds no present articles, or for columns of it. For instances, give rows to
+        :meth:`past_instances`.
+
+        :param target: a model or a ``Table``.
+        :param when: as for :meth:`version_at`.
+        :raises NotVersionedError: if the table, or another one of the model's, is not tracked.
+        :raises InvalidOptionError: if it is not clear when is meant.
+        """
+        moment = self._moment(when, transaction_id)
+        if isinstance(target, sa.Table):
+            return past.as_of(self.schema_name, self.audited(target), target, moment)
+
+        def read(table: sa.Table) -> sa.Subquery:
+            return past.as_of(self.schema_name, self.audited(table), table, moment)
+
+        self.audited(target)
+        return past.joined_as_of(sa.inspect(_model(target)), read)
+
+    def past_instances(self, model: type[Any], rows: Iterable[Any]) -> list[Any]:
+        """Return rows of the past as read-only instances of ``model``, which belong to no session.
+
+        :param rows: of a query on :meth:`as_of` or :meth:`related_at`; or of :meth:`versions` or
+            :meth:`deleted`, by their ``data`` (None where there was no row).
+        """
+        hidden = past.hidden_columns(self.audited(model), self._table(model))
+        return past.instances(model, self._table(model), rows, hidden)
+
+    def deleted(self, target: Any) -> sa.Select[Any]:
+        """Return the query for what is deleted now; see :func:`audit_app.past.deleted`."""
+        place = self.audited(target).place
+        return past.deleted(self.activity_cls, self.transaction_cls, place)
+
+    def changes_between(self, since: Any, until: Any, target: Any = None) -> sa.Select[Any]:
+        """Return the query for the activities after ``since`` and up to ``until``, in their order.
+
+        What was at ``since``, with these changes, is what was at ``until``.
+
+        :param since, until: as ``when`` of :meth:`version_at`.
+        :param target: a model or ``Table`` whose changes are wanted; by default all.
+        """
+        return past.changes_between(
+            self.activity_cls,
+            self.transaction_cls,
+            self._moment(since, None),
+            self._moment(until, None),
+            None if target is None else self.audited(target).place,
+        )
+
+    def related_at(
+        self,
+        target: Any,
+        identity: Any = None,
+        *,
+        name: str,
+        when: Any = None,
+        transaction_id: int | None = None,
+    ) -> sa.Select[Any]:
+        """Return the query for what a relationship of a record led to at a moment.
+
+        The rows have the columns of the related model. Both tables, and the association table of a
+        many-to-many relationship, have to be tracked.
+
+        :param name: of the relationship.
+        :param when: as for :meth:`version_at`.
+        :raises InvalidOptionError: if the model has no such relationship.
+        """
+        audited, key = self._record(target, identity, "related_at")
+        moment = self._moment(when, transaction_id)
+        model = _model(target)
+        relationship = sa.inspect(model).relationships.get(name)
+        if relationship is None:
+            raise InvalidOptionError(f"{model.__name__} has no relationship {name!r}.")
+        schema = self.schema_name
+        record = past.as_of(schema, audited, self._table(target), moment, key)
+        there = relationship.mapper.class_
+        secondary = relationship.secondary
+        return past.related(
+            name,
+            orm.aliased(model, record),
+            orm.aliased(there, self.as_of(there, when, transaction_id=transaction_id)),
+            None
+            if secondary is None
+            else past.as_of(schema, self.audited(secondary), secondary, moment),
+        )
+
+    def _record(self, target: Any, identity: Any, function: str) -> tuple[AuditedTable, str]:
+        """The table and the key, as the trail has it, of the record that was named."""
+        audited = self.audited(target)
         if identity is None and not isinstance(target, type | sa.Table):
             identity = sa.inspect(target).identity
         key = identities.encode(identity)
         if key is None:
-            raise InvalidOptionError("version_at() needs a record: pass its identity as well.")
-        query = history.version_at(
-            self.activity_cls, audited.schema, audited.name, key, when, formerly=audited.formerly
-        )
-        rows = (self.session if session is None else session).execute(query)
-        return history.state_of(rows, audited.formerly)
+            raise InvalidOptionError(f"{function}() needs a record: pass its identity as well.")
+        return audited, key
+
+    def _moment(self, when: Any, transaction_id: int | None) -> past.Moment:
+        return past.Moment.parse(when, transaction_id, (self.activity_cls, self.transaction_cls))
+
+    @staticmethod
+    def _table(target: Any) -> sa.Table:
+        table: sa.Table = target if isinstance(target, sa.Table) else target.__table__
+        return table
 
     def place(self, schema_name: str, table_name: str) -> Place:
         """Return the table that a name in the trail, present or former, stands for today.
@@ -661,6 +831,10 @@ def _other_database(owner: str, bind_key: str | None) -> ConfigurationError:
         f"{owner} lives in another database (bind {bind_key!r}), and an AuditLogger tracks the "
         f"database of its base: for that one, {how}."
     )
+
+
+def _model(target: Any) -> Any:
+    return target if isinstance(target, type | sa.Table) else type(target)
 
 
 def _flush(session: Any) -> None:

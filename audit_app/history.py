@@ -7,7 +7,7 @@ depth and at any size. The mapped classes are passed in, so that this module kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -273,31 +273,67 @@ def neighbours(
     )
 
 
+def story(
+    activity: Any, place: Place, key: str, columns: Callable[[Any], Sequence[Any]], *conditions: Any
+) -> sa.Select[Any]:
+    """Return the query for what :func:`of_record` finds, the oldest first, by the index alone.
+
+    :param columns: returns the columns that are wanted of an activity, ``id`` among them.
+    :param conditions: functions that return a further condition on an activity.
+    """
+    spans, found = _spans(activity, place, key), aliased(activity)
+    # Lateral and sorted, so that it stays a look into the index for each key that the record had:
+    # the planner takes these for many, and would read the trail instead.
+    one = (
+        sa.select(*columns(found))
+        .where(_within(found, spans), _of_place(found, place))
+        .where(*(condition(found) for condition in conditions))
+        .order_by(found.id)
+        .lateral("found")
+    )
+    return (
+        sa.select(*one.c)
+        .select_from(spans.join(one, sa.true()))
+        .distinct()  # what the record had twice: a key may have come back
+        .order_by(one.c.id)
+    )
+
+
 def version_at(
     activity: Any,
     schema_name: str,
     table_name: str,
     key: str,
-    when: datetime,
+    when: Any,
     *,
     formerly: Formerly = NEVER,
 ) -> sa.Select[Any]:
     """Return the query for what the trail knows of a record at a moment.
 
-    At most three rows, columns ``part``, ``id``, ``issued_at``, ``verb``, ``old_data``,
+    At most four rows, columns ``part``, ``id``, ``issued_at``, ``verb``, ``relid``, ``old_data``,
     ``changed_data``: the record's last activity up to then (``last``), the table's last truncation
-    up to then (``emptied``), and the record's first activity after it (``next``). :func:`state_of`
-    tells what they mean.
+    up to then (``emptied``), the record's first activity after it (``next``), and where a record
+    had this very key then, its last activity (``holder``): another one may have had it before or
+    after. :func:`state_of` tells what they mean.
 
     :param key: the text of ``activity.object_key``.
-    :param when: with a time zone.
+    :param when: with a time zone; or the id of the last activity that counts, or an expression for
+        it.
     :param formerly: the former names of the table.
     """
     place = Place(schema_name, table_name, formerly)
     spans = _spans(activity, place, key)
-    last = _record_ids(activity, place, spans, until=when, limit=1)
-    following = _record_ids(activity, place, spans, since=when, limit=1)
     truncated = aliased(activity)
+    if isinstance(when, datetime):
+        last = _record_ids(activity, place, spans, until=when, limit=1)
+        following = _record_ids(activity, place, spans, since=when, limit=1)
+        counts = truncated.issued_at <= when
+        past = activity.issued_at <= when
+    else:
+        last = _record_ids(activity, place, spans, before=when + 1, limit=1)
+        following = _record_ids(activity, place, spans, after=when, limit=1)
+        counts = truncated.id <= when
+        past = activity.id <= when
     emptied = (
         sa.select(truncated.id)
         # Truncations have no identity, and by that a place of their own in the index.
@@ -305,7 +341,7 @@ def version_at(
             truncated.object_key.is_(None),
             _of_place(truncated, place),
             truncated.verb == "truncate",
-            truncated.issued_at <= when,
+            counts,
         )
         .order_by(truncated.id.desc())
         .limit(1)
@@ -313,28 +349,41 @@ def version_at(
     parts = sa.union_all(
         *(
             sa.select(sa.literal(name, sa.Text).label("part"), ids.scalar_subquery().label("id"))
-            for name, ids in (("last", last), ("emptied", emptied), ("next", following))
+            for name, ids in (
+                ("last", last),
+                ("emptied", emptied),
+                ("next", following),
+                ("holder", _holder(activity, place, key, past)),
+            )
         )
     ).subquery("part")
-    columns = ("issued_at", "verb", "old_data", "changed_data")
+    columns = ("issued_at", "verb", "relid", "old_data", "changed_data")
     return sa.select(
         parts.c.part, activity.id, *(getattr(activity, name) for name in columns)
     ).join(parts, parts.c.id == activity.id)
 
 
-def state_of(rows: Iterable[Any], formerly: Formerly = NEVER) -> dict[str, Any] | None:
+def state_of(
+    rows: Iterable[Any], formerly: Formerly = NEVER, *, is_tracked: bool = False
+) -> dict[str, Any] | None:
     """Return a record's row at the moment that the rows of :func:`version_at` are about.
 
+    :param is_tracked: whether the table is known to have been tracked at that moment: then what the
+        record was before its first recorded change is what it had been all the time.
     :return: the row under the present names of its columns; None if it did not exist.
     :raises UnknownVersionError: if the trail does not reach back to that moment.
     """
     parts = {row.part: row for row in rows}
-    last, emptied, following = (parts.get(name) for name in ("last", "emptied", "next"))
+    last = parts.get("holder") or parts.get("last")
+    emptied, following = parts.get("emptied"), parts.get("next")
     if emptied is not None and (last is None or emptied.id > last.id):
         return None
     if last is None:
         if following is not None and following.verb == "insert":
             return None
+        if following is not None and is_tracked:
+            whole = following.changed_data if following.verb == "baseline" else following.old_data
+            return dict(formerly.present(whole, None)[0])
         since = "nothing of it" if following is None else f"its story from {following.issued_at} on"
         raise UnknownVersionError(
             f"What the record was then is not known: the trail holds {since}. Ask for a moment "
@@ -370,6 +419,29 @@ def ids_of_record(
 def is_of_place(activity: Any, place: Place) -> Any:
     """Return the condition that an activity is about a table, under any of its names."""
     return _of_place(activity, place)
+
+
+def _holder(activity: Any, place: Place, key: str, past: Any) -> sa.Select[Any]:
+    """The id of the last activity under a key, if it left a record there."""
+    touched = sa.union_all(
+        *(
+            sa.select(
+                sa.select(activity.id)
+                .where(column == key, _of_place(activity, place), past)
+                .order_by(activity.id.desc())
+                .limit(1)
+                .scalar_subquery()
+                .label("id")
+            )
+            for column in (activity.object_key, activity.new_object_key)
+        )
+    ).subquery("touched")
+    found = aliased(activity)
+    return sa.select(found.id).where(
+        found.id == sa.select(sa.func.max(touched.c.id)).scalar_subquery(),
+        found.verb != "delete",
+        sa.func.coalesce(found.new_object_key, found.object_key) == key,
+    )
 
 
 def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
@@ -447,8 +519,8 @@ def _record_ids(
     place: Place,
     spans: sa.CTE,
     *,
-    before: int | None = None,
-    after: int | None = None,
+    before: Any = None,
+    after: Any = None,
     until: datetime | None = None,
     since: datetime | None = None,
     limit: int,

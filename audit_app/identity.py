@@ -18,6 +18,9 @@ from typing import Any, TypeGuard
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange, AbstractSingleRange
+
+from audit_app import stored
 
 _LONGEST_KEY = 1000  # bytes
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -75,19 +78,30 @@ def decode(text: str | None, key: Sequence[sa.Column[Any]]) -> Any:
 def from_json(value: Any, type_: sa.types.TypeEngine[Any]) -> Any:
     """Return a value of the stored JSON as the Python type of its column.
 
-    Values of types that JSON has no form for (dates, decimals, UUIDs, enums, bytea) are stored as
-    text; a value that does not fit the type is returned unchanged.
+    Values of types that JSON has no form for (dates, decimals, UUIDs, enums, ranges, intervals,
+    bytea) are stored as text; a value that does not fit the type is returned unchanged.
     """
     if value is None:
         return None
     if _is_decorated(type_):
         inner = from_json(value, type_.impl_instance)
         return type_.process_result_value(inner, _DIALECT)
+    if isinstance(type_, postgresql.DOMAIN):
+        return from_json(value, type_.data_type)
+    if isinstance(type_, sa.JSON):
+        return _as_decoded(value)
     if isinstance(type_, sa.ARRAY) and isinstance(value, list):
-        return [from_json(item, type_.item_type) for item in value]
-    if isinstance(type_, sa.JSON) or not isinstance(value, str | int | float | Decimal):
-        return value
-    return _decode_or_text(value, type_)
+        return [_item_from_json(item, type_) for item in value]
+    return _decode_or_text(value, type_) if isinstance(value, _SCALARS) else value
+
+
+_SCALARS = (str, int, float, Decimal)
+
+
+def _item_from_json(item: Any, type_: sa.ARRAY[Any]) -> Any:
+    # One type stands for all dimensions: an item that is a list is one of its rows.
+    is_row = isinstance(item, list) and not isinstance(type_.item_type, (sa.JSON, sa.ARRAY))
+    return from_json(item, type_ if is_row else type_.item_type)
 
 
 def _is_decorated(type_: sa.types.TypeEngine[Any]) -> TypeGuard[sa.TypeDecorator[Any]]:
@@ -127,16 +141,27 @@ def _decode_or_text(text: Any, type_: sa.types.TypeEngine[Any]) -> Any:
         inner = _decode_or_text(text, type_.impl_instance)
         return type_.process_result_value(inner, _DIALECT)
     try:
-        if isinstance(type_, sa.Enum):
-            process = type_.result_processor(_DIALECT, None)  # type: ignore[no-untyped-call]
+        if isinstance(type_, AbstractMultiRange | AbstractSingleRange):
+            return _decode_range(text, type_)
+        if isinstance(type_, sa.Enum | postgresql.BIT):
+            process = type_.result_processor(_DIALECT, None)
             return process(text) if process else text
-        python_type = uuid.UUID if isinstance(type_, sa.Uuid) else type_.python_type
+        python_type: Any = _python_type(type_)
         if python_type is Decimal or (python_type is float and isinstance(type_, sa.Numeric)):
             python_type = Decimal if type_.asdecimal else float  # type: ignore[attr-defined]
         convert = _DECODERS.get(python_type)
         return convert(text) if convert else text
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError):
         return text
+
+
+def _as_decoded(value: Any) -> Any:
+    """A document as the drivers decode it; the trail's own is read without loss."""
+    if isinstance(value, dict):
+        return {key: _as_decoded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_decoded(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _decode_bool(text: Any) -> bool:
@@ -151,11 +176,35 @@ def _decode_uuid(text: str) -> uuid.UUID:
     return uuid.UUID(text)
 
 
-def _decode_timedelta(text: str) -> Any:
-    """Hours, minutes and seconds only: an interval of months has no timedelta."""
-    hours, minutes, seconds = text.split(":")
-    sign = -1 if hours.startswith("-") else 1
-    return sign * timedelta(hours=abs(int(hours)), minutes=int(minutes), seconds=float(seconds))
+def _python_type(type_: sa.types.TypeEngine[Any]) -> type[Any]:
+    if isinstance(type_, sa.Uuid):
+        return uuid.UUID
+    return int if isinstance(type_, postgresql.OID) else type_.python_type
+
+
+def _decode_range(text: str, type_: sa.types.TypeEngine[Any]) -> Any:
+    bound = next(inner for kind, inner in _BOUNDS if isinstance(type_, kind))
+    is_single = isinstance(type_, AbstractSingleRange)
+    read: Callable[[str, Callable[[str], Any]], Any] = (
+        stored.range_ if is_single else stored.multirange
+    )
+    return read(text, _DECODERS[bound])
+
+
+_BOUNDS: Sequence[tuple[tuple[type, ...], type]] = (
+    (
+        (
+            postgresql.INT4RANGE,
+            postgresql.INT8RANGE,
+            postgresql.INT4MULTIRANGE,
+            postgresql.INT8MULTIRANGE,
+        ),
+        int,
+    ),
+    ((postgresql.NUMRANGE, postgresql.NUMMULTIRANGE), Decimal),
+    ((postgresql.DATERANGE, postgresql.DATEMULTIRANGE), date),
+    ((object,), datetime),
+)
 
 
 _DECODERS: Mapping[type, Callable[[Any], Any]] = {
@@ -167,6 +216,6 @@ _DECODERS: Mapping[type, Callable[[Any], Any]] = {
     date: date.fromisoformat,
     datetime: datetime.fromisoformat,
     time: time.fromisoformat,
-    timedelta: _decode_timedelta,
+    timedelta: stored.interval,
     bytes: _decode_bytes,
 }

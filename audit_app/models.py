@@ -93,6 +93,29 @@ def decode(text: str) -> Any:
         return Undecoded(text)
 
 
+class StoredValue(sa.TypeDecorator[Any]):
+    """One value of a stored row, read in the type of its column."""
+
+    impl = postgresql.JSONB
+    cache_ok = True
+
+    def __init__(self, column_type: sa.types.TypeEngine[Any]) -> None:
+        super().__init__()
+        self.column_type = column_type
+
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        return sa.type_coerce(sa.cast(column, sa.Text), self)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = json.loads(value, parse_float=Decimal, parse_int=_parse_int)
+        except (RecursionError, ArithmeticError):
+            return Undecoded(value)
+        return identity.from_json(found, self.column_type)
+
+
 def _parse_int(text: str) -> int | Decimal:
     # int() refuses texts that are longer than this limit, to bound the time that they take.
     return int(text) if len(text) < sys.int_info.default_max_str_digits else Decimal(text)

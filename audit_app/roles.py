@@ -16,6 +16,12 @@ from audit_app import sql
 from audit_app.errors import ConfigurationError
 from audit_app.sql import quote_identifier, quote_literal
 
+_READING = (
+    "as_of", "version_of", "known_since", "past_place", "past_query", "row_as",
+    "under_present_names", "hstore_text", "object_id", "was_emptied",
+)  # fmt: skip
+"""The functions that read the past: they work with the rights of their caller."""
+
 
 @dataclass(frozen=True)
 class Roles:
@@ -23,7 +29,7 @@ class Roles:
 
     :ivar owner: gets the trail; is created, without login, if it does not exist.
     :ivar applications: lose everything in the audit schema, and what could replace its triggers.
-    :ivar readers: may read the trail.
+    :ivar readers: may read the trail, and with it the past of the tables that they may read.
     :ivar suspenders: may suspend the capture.
     """
 
@@ -37,6 +43,7 @@ def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
     """Return the statements that make ``roles`` true; each may be repeated."""
     schema = quote_identifier(schema_name)
     tables = f"{schema}.transaction, {schema}.activity"
+    functions = ", ".join(f"{schema}.{name}" for name in _READING)
     found = [
         f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC",
         f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM PUBLIC",
@@ -54,6 +61,7 @@ def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
         found += [
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
             f"GRANT SELECT ON {tables} TO {role}",
+            f"GRANT EXECUTE ON FUNCTION {functions} TO {role}",
         ]
     for role in map(quote_identifier, roles.suspenders):
         found += [

@@ -24,6 +24,7 @@ INSTALLERS: Sequence[str] = (
     "check.sql",
     "append_only.sql",
     "evolve.sql",
+    "past.sql",
     "check_trail.sql",
     "roles.sql",
 )

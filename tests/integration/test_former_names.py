@@ -315,7 +315,7 @@ def test_an_instance_names_itself(trail: Trail) -> None:
     with orm.Session(trail.engine) as session:
         instance = session.get(article, 1)
         now = datetime.now(UTC)
-        assert logger.version_at(instance, when=now, session=session)["title"] == "a"  # type: ignore[index]
+        assert logger.version_at(instance, when=now, session=session)["title"] == "a"
         with pytest.raises(InvalidOptionError, match="no time zone"):
             logger.version_at(instance, when=datetime(2026, 1, 1), session=session)
         with pytest.raises(InvalidOptionError, match="pass its identity"):
