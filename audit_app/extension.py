@@ -457,7 +457,8 @@ class AuditLogger:
             raise NotInitializedError
         session = self.session if session is None else session
         _flush(session)
-        maker = Maker(_connection(session), pair, self.audited_tables(), self.place)
+        connection = applying.connection_of(session, pair.transaction)
+        maker = Maker(connection, pair, self.audited_tables(), self.place)
         return self._bound(make(maker))
 
     def _bound(self, plan: Plan) -> Plan:

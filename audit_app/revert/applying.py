@@ -54,17 +54,28 @@ def apply(logger: Logger, plan: Plan, session: Any, *, reason: str, through: Thr
         session.flush()
         # What was loaded is not to be taken for what is there, and collections least of all.
         session.expire_all()
-    work = _Work(logger, plan, session if is_session and through == "orm" else None)
+    work = _Work(logger, plan, session if through == "orm" else None)
     with (
         logger.context(reason=reason.strip(), reverts=plan.reverts),
         _explained(work),
         session.begin_nested(),
     ):
         # Asked for inside of the block: a session makes the savepoint when it is asked.
-        id_ = work.do(session.connection() if is_session else session)
+        id_ = work.do(connection_of(session, logger.transaction_cls))
     if is_session:
         session.expire_all()
     return id_
+
+
+def connection_of(session: Any, trail: type[Any]) -> sa.Connection:
+    """Return the connection to the database of the ``trail``, one of its classes.
+
+    :param session: a ``Session``, ``db.session`` or a ``Connection``.
+    """
+    if isinstance(session, sa.Connection):
+        return session
+    found: sa.Connection = session.connection(bind_arguments={"mapper": sa.inspect(trail)})
+    return found
 
 
 def _check_call(plan: Plan, session: Any, reason: object, through: object) -> None:
@@ -196,8 +207,7 @@ class _Work:
     def _check_children(self, live: Mapping[int, Row]) -> None:
         """Nothing is to be deleted that nobody has looked at."""
         wishes = []
-        for subject in dict.fromkeys(step.subject for step in self.plan.steps):
-            steps = [step for step in self.plan.steps if step.subject == subject]
+        for subject, steps in self.plan.by_subject.items():
             row: Row | None = live.get(subject)
             then: Row | None = dict(row or {})
             for step in steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -23,7 +25,7 @@ _SKIP: tuple[Choice, ...] = ("skip",)
 class Found:
     """The conflicts and notes of a plan in the making."""
 
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: dict[tuple[Any, ...], Conflict] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(  # noqa: PLR0917 - what a conflict, or a record, consists of
@@ -41,12 +43,12 @@ class Found:
         conflict = Conflict(
             "", kind, subject, record, tuple(fields), message, choices, skips, sets_null
         )
-        if conflict not in self.conflicts:
-            self.conflicts.append(conflict)
+        about = (kind, subject, str(record), conflict.fields, message)
+        self.conflicts.setdefault(about, conflict)
 
     def numbered(self) -> tuple[Conflict, ...]:
         """Return the conflicts with ids, those of one record together."""
-        ordered = sorted(self.conflicts, key=lambda item: item.subject or 0)
+        ordered = sorted(self.conflicts.values(), key=lambda item: item.subject or 0)
         return tuple(replace(item, id=f"c{n}") for n, item in enumerate(ordered, 1))
 
 
@@ -80,6 +82,8 @@ def usable(shape: Shape, row: Row) -> Usable:
             issues[name] = "too_large"
         elif name in shape.unrecorded:
             issues[name] = "not_recorded"
+        elif column.type == "json" and _is_text_of_json(value):
+            issues[name] = "does_not_fit"
         elif not column.generated:
             kept[name] = value
     return Usable(kept, issues)
@@ -96,12 +100,26 @@ def _is_mark(value: Any, mark: str, *, is_document: bool) -> bool:
     return len(value) == 1 if is_document else True
 
 
+def _is_text_of_json(value: Any) -> bool:
+    """Tell what the trail keeps as text because jsonb cannot hold it, from a JSON string.
+
+    The two look the same if a string holds such a document; then nobody can tell.
+    """
+    if not isinstance(value, str) or not re.search(r"\\u|[eE]|[0-9]{1000}", value):
+        return False
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 _WHY = {
     "column_gone": "the column {names} does not exist any more",
     "masked": "{names} is masked: the trail does not hold its value",
     "too_large": "the value of {names} was too large for the trail, which holds only its beginning",
     "not_recorded": "{names} is not recorded: the trail does not hold its value",
-    "does_not_fit": "the former value of {names} does not fit the type that the column has now",
+    "does_not_fit": "the former value of {names} is none that can be written to the column now",
 }
 
 
@@ -220,7 +238,7 @@ def _changed_since_birth(
 
 def stuck(found: Found, wishes: Sequence[Wish]) -> None:
     """Note that records wait for each other, and neither a constraint nor a NULL helps."""
-    names = ", ".join(str(wish.record) for wish in wishes)
+    names = ", ".join(sorted(str(wish.record) for wish in wishes))
     found.add(
         "cycle", wishes[0].subject, wishes[0].record, (),
         f"{names} can only be written at the same time, and the constraints between them cannot be "
@@ -359,18 +377,19 @@ def blocking_children(
                 and not (wish.then is not None and key.on_update == "c")
             ]
             values = [[(w.now or {})[name] for name in key.parent_columns] for w in taking]
-            rows = shapes.existing_children(connection, audit_schema, key, values)
             moving = {
                 dump([(wish.now or {}).get(name) for name in key.child_key])
                 for wish in lookup.by_relation.get(key.child, ())
                 if key.referred(wish.now) != key.referred(after(wish))
             }
+            limit = shapes.CHILDREN + len(moving)
+            rows = shapes.existing_children(connection, audit_schema, key, values, limit)
             by_wish: dict[int, list[Row]] = {}
             for number, row in rows:
                 if not key.child_key or dump([row[n] for n in key.child_key]) not in moving:
                     by_wish.setdefault(number, []).append(row)
             for number, children in by_wish.items():
-                yield taking[number], key, children, len(rows) == shapes.CHILDREN
+                yield taking[number], key, children, len(rows) == limit
 
 
 def _child_blocks(

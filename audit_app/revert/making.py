@@ -429,7 +429,7 @@ class Maker:
         ordered = order(wishes)
         by_subject = {wish.subject: wish for wish in wishes}
         for subjects in ordered.stuck:
-            conflicts.stuck(self.found, [by_subject[subject] for subject in sorted(subjects)])
+            conflicts.stuck(self.found, [by_subject[subject] for subject in subjects])
         conflicts.check(self.found, self.connection, self.audit_schema, wishes)
         return Plan(
             title=title,

@@ -70,12 +70,12 @@ class Order:
     """The steps in their order.
 
     :ivar deferred: constraints that must be deferred, as schema and name.
-    :ivar stuck: subjects that wait for each other without a way out.
+    :ivar stuck: subjects that wait for each other without a way out; the others need the first.
     """
 
     steps: tuple[Step, ...]
     deferred: tuple[tuple[str, str], ...]
-    stuck: tuple[frozenset[int], ...]
+    stuck: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class _Graph:
         self.wishes = wishes
         self.waits = waits
         self.deferred: set[tuple[str, str]] = set()
-        self.stuck: list[frozenset[int]] = []
+        self.stuck: list[tuple[int, ...]] = []
         self.before: dict[int, dict[str, None]] = {}  # columns that are NULL for a while: first
         self.after: dict[int, dict[str, None]] = {}  # … and at last set
         self.freed: set[tuple[int, int]] = set()  # (later, earlier): needs the first phase only
@@ -189,11 +189,17 @@ class _Graph:
                     self.freed.add((wait.later, wait.earlier))
                 self.waits.discard(wait)
                 return
-        self.stuck.append(frozenset(wait.later for wait in cycle))
+        self.stuck.append(tuple(wait.later for wait in cycle))
         self.waits.discard(cycle[0])
 
     def _steps(self) -> Order:
         sequence = self._sorted()
+        earlier: dict[int, set[int]] = {}
+        for wait in self.waits:
+            earlier.setdefault(wait.later, set()).add(wait.earlier)
+        freed: dict[int, set[int]] = {}
+        for later, freeing in self.freed:
+            freed.setdefault(later, set()).add(freeing)
         steps: list[Step] = []
         first: dict[int, int] = {}
         main: dict[int, int] = {}
@@ -215,8 +221,8 @@ class _Graph:
                 first[subject] = add(subject, "update", nulled, ())
         for subject in sequence:
             wish = self.wishes[subject]
-            needs = {main[w.earlier] for w in self.waits if w.later == subject}
-            needs |= {first[e] for late, e in self.freed if late == subject}
+            needs = {main[other] for other in earlier.get(subject, ())}
+            needs |= {first[other] for other in freed.get(subject, ())}
             needs |= {first[subject]} if subject in first else set()
             main[subject] = add(subject, wish.verb, self._main_changes(wish), needs)
         for subject in sequence:

@@ -183,12 +183,21 @@ class Plan:
         return tuple(conflict for conflict in self.conflicts if conflict.resolution is None)
 
     @property
+    def by_subject(self) -> dict[int, list[Step]]:
+        """The steps of each record."""
+        found: dict[int, list[Step]] = {}
+        for step in self.steps:
+            found.setdefault(step.subject, []).append(step)
+        return found
+
+    @property
     def records(self) -> tuple[RecordPlan, ...]:
-        """What becomes of each record, in the order of the steps; then the records that only have
-        conflicts are in :attr:`conflicts`."""
+        """What becomes of each record, in the order of the steps.
+
+        A record that only has conflicts is not among them.
+        """
         found = []
-        for subject in dict.fromkeys(step.subject for step in self.steps):
-            steps = [step for step in self.steps if step.subject == subject]
+        for subject, steps in self.by_subject.items():
             main = next((step for step in steps if step.verb != "update"), steps[0])
             changed: dict[str, FieldStep] = {}
             for step in steps:
@@ -263,8 +272,7 @@ class Plan:
         """
         wanted = {names} if isinstance(names, str) else set(names)
         plan = self._without_subjects({s.subject for s in self.steps if s.verb != "update"})
-        for subject in {step.subject for step in plan.steps}:
-            steps = [step for step in plan.steps if step.subject == subject]
+        for subject, steps in plan.by_subject.items():
             there = {change.field for step in steps for change in step.changes}
             plan = plan._without_fields(subject, there - wanted)
         if not plan.steps:
@@ -273,7 +281,8 @@ class Plan:
         conflicts = tuple(
             item
             for item in plan.conflicts
-            if item.subject in kept and (not item.fields or set(item.fields) & wanted)
+            if item.subject is None
+            or (item.subject in kept and (not item.fields or set(item.fields) & wanted))
         )
         return replace(plan, conflicts=conflicts)
 

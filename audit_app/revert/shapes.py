@@ -360,11 +360,15 @@ def existing_parents(
 
 
 CHILDREN = 1000
-"""Referring rows that are looked at, at the most."""
+"""Referring rows that are looked at besides those that the plan moves, at the most."""
 
 
 def existing_children(
-    connection: sa.Connection, audit_schema: str, key: ForeignKey, values: Sequence[Sequence[Any]]
+    connection: sa.Connection,
+    audit_schema: str,
+    key: ForeignKey,
+    values: Sequence[Sequence[Any]],
+    limit: int,
 ) -> list[tuple[int, Row]]:
     """Return the rows that refer to these values, each with the number of its value.
 
@@ -381,7 +385,7 @@ def existing_children(
         definitions=definitions(list(zip(names, key.child_types, strict=True))),
         table=escape(key.child),
         match=_match(key.child_columns, names),
-        order=f"k.ordinal LIMIT {CHILDREN}",
+        order=f"k.ordinal LIMIT {limit}",
     )
     documents = [dict(zip(names, value, strict=True)) for value in values]
     rows = connection.execute(text, {"documents": dump(documents)})

@@ -73,10 +73,12 @@ class Story:
     """The threads, and what cannot be followed.
 
     :ivar truncated: tables that the activities themselves emptied.
+    :ivar deleted: the last record that they deleted under a key.
     """
 
     threads: list[Thread] = field(default_factory=list)
     truncated: dict[Table, None] = field(default_factory=dict)
+    deleted: dict[tuple[Table, str], Thread] = field(default_factory=dict)
 
 
 class _Living:
@@ -106,10 +108,12 @@ class _Living:
 
     def of(self, table: Table, key: str | None = None) -> list[Thread]:
         """Return the threads of a table, or of one of its keys."""
+        if key is not None:
+            return [*self._threads.get((table, key), ())]
         return [
             thread
-            for place, threads in self._threads.items()
-            if place == (table, key) or (key is None and place[0] == table)
+            for (place, _), threads in self._threads.items()
+            if place == table
             for thread in threads
         ]
 
@@ -153,6 +157,8 @@ def _follow(story: Story, living: _Living, event: Event, *, is_own: bool) -> Non
     if event.verb == "delete":
         living.take(thread)
         _end(thread, event, by="own" if is_own else "other")
+        if is_own:
+            story.deleted[event.table, key] = thread
     elif event.verb == "insert":
         if thread.state is None:
             _again(thread, event)
@@ -167,10 +173,10 @@ def _follow(story: Story, living: _Living, event: Event, *, is_own: bool) -> Non
 
 def _begin(story: Story, event: Event, key: str) -> Thread:
     if event.verb == "insert":
-        for former in reversed(story.threads):
-            # Deleted and inserted anew by the same hand: one record that was changed.
-            if (former.table, former.key, former.ended_by) == (event.table, key, "own"):
-                return former
+        # Deleted and inserted anew by the same hand: one record that was changed.
+        former = story.deleted.get((event.table, key))
+        if former is not None and former.ended_by == "own":
+            return former
     row = event.after if event.verb == "insert" else event.old
     thread = Thread(event.table, key, event.verb == "insert", row, row or {})
     thread.keys[key] = None

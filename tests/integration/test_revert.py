@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -549,6 +550,22 @@ def test_a_child_that_came_after_the_plan(library: Library) -> None:
     assert everything(library) == before
 
 
+def test_a_child_among_many_that_the_plan_takes_away_itself(library: Library) -> None:
+    id_ = library.run(
+        "INSERT INTO author (name) VALUES ('Cy')",
+        "INSERT INTO article (id, author_id) SELECT n, 3 FROM generate_series(10, 1200) AS n",
+    )
+    library.run("INSERT INTO article (id, author_id) VALUES (5000, 3)")
+    plan = library.undo(id_)
+    assert [(c.kind, str(c.record)) for c in plan.conflicts] == [
+        ("child_blocks", "public.author 3")
+    ]
+    skipped = plan.resolve("c1", "skip")
+    assert len(skipped.steps) == 1191
+    library.apply(skipped)
+    assert library.rows("SELECT id FROM article WHERE author_id = 3") == [(5000,)]
+
+
 def test_columns_that_came_and_went(library: Library) -> None:
     id_ = library.run("UPDATE tag SET name = 'x' WHERE id = 1")
     library.trail.run(
@@ -745,6 +762,24 @@ def test_a_circle_without_a_way_out(trail: Trail, audit_logger: AuditLogger) -> 
     assert [str(s.record) for s in plan.resolve("c1", "skip").steps] == ["public.a 3"]
 
 
+def test_whoever_leaves_a_circle_takes_all_of_it_along(
+    trail: Trail, audit_logger: AuditLogger
+) -> None:
+    audit_logger.init(declarative_base())
+    track(
+        trail,
+        audit_logger,
+        "CREATE TABLE a (id int PRIMARY KEY, other int NOT NULL REFERENCES a)",
+        "a",
+    )
+    trail.run("INSERT INTO a VALUES (5, 4), (4, 3), (3, 5), (1, 4), (2, 1), (9, 9)")
+    with trail.engine.connect() as connection:
+        id_ = connection.scalar(sa.text("SELECT max(id) FROM audit.transaction"))
+        plan = audit_logger.plan_undo(id_, session=connection).resolve("c1", "skip")
+    # Those who only refer to the circle can go.
+    assert {str(s.record) for s in plan.steps} == {"public.a 1", "public.a 2", "public.a 9"}
+
+
 def test_a_chain_within_a_table(trail: Trail, audit_logger: AuditLogger) -> None:
     audit_logger.init(declarative_base())
     track(trail, audit_logger, "CREATE TABLE a (id int PRIMARY KEY, up int REFERENCES a)", "a")
@@ -889,6 +924,18 @@ def test_null_and_json_null(trail: Trail, through: Any) -> None:
     assert tuple(row) == ("null", None, None)
 
 
+def test_json_that_the_trail_keeps_as_text(trail: Trail, audit_logger: AuditLogger) -> None:
+    audit_logger.init(declarative_base())
+    track(trail, audit_logger, "CREATE TABLE a (id int PRIMARY KEY, j json)", "a")
+    table = audit_logger.metadata.tables["a"]
+    trail.script("""INSERT INTO a VALUES (1, '{"x": "\\u0000"}'), (2, '"plain"')""")
+    trail.run("DELETE FROM a")
+    with orm.Session(trail.engine) as session:
+        plan = audit_logger.plan_undelete(table, 1, session=session)
+        assert [(c.kind, c.fields) for c in plan.conflicts] == [("does_not_fit", ("j",))]
+        assert not audit_logger.plan_undelete(table, 2, session=session).conflicts
+
+
 # -- Applying ----------------------------------------------------------------------------------
 
 
@@ -915,6 +962,33 @@ def test_a_plan_whose_table_was_truncated_since(library: Library) -> None:
     library.run("TRUNCATE attic.box")
     with pytest.raises(PlanOutdatedError, match="attic.box was truncated"):
         library.apply(plan)
+
+
+def test_two_people_apply_one_plan(library: Library) -> None:
+    id_ = library.run("UPDATE article SET title = 'x' WHERE id = 1")
+    plan = library.undo(id_)
+    failures: list[Exception] = []
+
+    def second() -> None:
+        try:
+            library.apply(plan)
+        except PlanError as error:
+            failures.append(error)
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    other = threading.Thread(target=second)
+    with orm.Session(library.trail.engine) as session:
+        plan.apply(session, reason="first", through="sql")
+        other.start()
+        with sa.create_engine(library.trail.url).connect() as connection:
+            while not connection.scalar(sa.text(waiting)):
+                assert other.is_alive()
+                connection.rollback()
+        connection.engine.dispose()
+        session.commit()
+    other.join()
+    assert [type(error) for error in failures] == [PlanOutdatedError]
+    assert library.trail.transactions()[-1].reason == "first"
 
 
 @through
