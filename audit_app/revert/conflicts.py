@@ -141,6 +141,8 @@ def wish(  # noqa: PLR0917 - what a conflict, or a record, consists of
     record = _record(shape, live or known)
     if thread.ended_by == "own":
         return None if thread.born else _insert(found, subject, shape, goal)
+    if thread.ended_by == "truncate":
+        return None
     if live is None:
         if not thread.born and thread.goals:
             found.add("gone", subject, record, (), "the record is gone since", _SKIP)

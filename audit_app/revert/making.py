@@ -327,6 +327,10 @@ class Maker:
             if row.verb != "delete":
                 continue
             for key in found[row.table].children:
+                if key.on_delete == "c" and key.child_name not in self.tables:
+                    self.found.notes.append(
+                        f"{key.child} is not tracked: what was deleted of it does not come back."
+                    )
                 value, table = key.provided(row.old), by_relation.get(key.child)
                 if value is None or table is None:
                     continue

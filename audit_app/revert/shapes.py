@@ -78,6 +78,7 @@ class ForeignKey:
     :ivar child: the quoted name of the table that refers.
     :ivar on_delete: as ``pg_constraint`` has it: ``a`` no action, ``r`` restrict, ``c`` cascade,
         ``n`` set null, ``d`` set default.
+    :ivar child_name: its schema and name.
     :ivar child_key: the primary key of the child; empty if it has none.
     """
 
@@ -89,6 +90,7 @@ class ForeignKey:
     on_delete: str
     on_update: str
     child: str
+    child_name: tuple[str, str]
     parent: str
     child_columns: tuple[str, ...]
     parent_columns: tuple[str, ...]

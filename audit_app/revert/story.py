@@ -43,7 +43,8 @@ class Thread:
     :ivar goals: what the changed fields were before.
     :ivar disputed: fields of ``goals`` that others have changed since.
     :ivar hidden: fields that were changed from and to what the trail shows as the same.
-    :ivar ended_by: who took it away: ``own`` or ``other``; empty while it is there.
+    :ivar ended_by: who took it away: ``own`` or ``other``, or a ``truncate`` among the own, which
+        cannot be undone; empty while it is there.
     :ivar keys: every key that it has had since.
     """
 
@@ -135,7 +136,7 @@ def tell(
                 story.truncated[event.table] = None
             for thread in living.of(event.table):
                 living.take(thread)
-                _end(thread, event, by="other")
+                _end(thread, event, by="truncate" if is_own else "other")
         elif event.key is not None:
             _follow(story, living, event, is_own=is_own)
     return story

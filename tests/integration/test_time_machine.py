@@ -338,6 +338,15 @@ def test_the_time_machine(world: World) -> None:
     run_state_machine_as_test(machine, settings=settings)
 
 
+# -- What it found -----------------------------------------------------------------------------
+
+
+def test_a_record_that_was_changed_before_its_table_was_truncated(world: World) -> None:
+    world.commit("INSERT INTO firm VALUES (1, NULL, 1, 'y')")
+    id_ = world.commit("UPDATE firm SET id = id + 4", "TRUNCATE firm CASCADE")
+    assert {conflict.kind for conflict in world.plan(transaction_id=id_).conflicts} == {"truncated"}
+
+
 def test_a_plan_that_comes_too_late(world: World) -> None:
     id_ = world.commit("INSERT INTO region VALUES ('a', 'x')")
     plan = world.plan(transaction_id=id_)

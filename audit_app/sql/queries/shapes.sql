@@ -49,6 +49,7 @@ SELECT
                 'on_delete', k.confdeltype,
                 'on_update', k.confupdtype,
                 'child', pg_catalog.concat(pg_catalog.quote_ident(cn.nspname), '.', pg_catalog.quote_ident(ch.relname)),
+                'child_name', pg_catalog.json_build_array(cn.nspname, ch.relname),
                 'parent', pg_catalog.concat(pg_catalog.quote_ident(pn.nspname), '.', pg_catalog.quote_ident(pa.relname)),
                 'child_columns', (
                     SELECT pg_catalog.json_agg(a.attname ORDER BY p.position)
