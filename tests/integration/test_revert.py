@@ -1230,7 +1230,8 @@ def test_inheritance_and_versions(trail: Trail, through: Any) -> None:
         plan.apply(session, reason="x", through=through)
         session.commit()
         assert seen == (["Dog"] if through == "orm" else [])
-        dog, car = session.get_one(Animal, 1), session.get_one(Vehicle, 1)
+        dog: Any = session.get_one(Animal, 1)
+        car: Any = session.get_one(Vehicle, 1)
         assert (type(dog), dog.version, type(car), car.doors) == (Dog, 1, Car, 5)
         dog.legs = 3
         session.commit()
@@ -1276,6 +1277,6 @@ def test_former_names(trail: Trail, through: Any) -> None:
         logger.plan_restore(Article, 1, version=version, session=session).apply(
             session, reason="x", through=through
         )
-        found = session.execute(sa.select(Article.id, Article.title).order_by("id")).all()
+        found: Any = session.execute(sa.select(Article.id, Article.title).order_by("id")).all()
         assert [tuple(row) for row in found] == [(1, "one"), (2, "two")]
         session.commit()
