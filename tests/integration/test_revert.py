@@ -809,6 +809,32 @@ def test_keys_that_swap(trail: Trail, audit_logger: AuditLogger) -> None:
     assert plan.deferred == (("public", "k"),)
 
 
+@pytest.mark.parametrize("constraint", ["", "DEFERRABLE"])
+def test_a_key_that_others_do_not_follow(
+    trail: Trail, audit_logger: AuditLogger, constraint: str
+) -> None:
+    audit_logger.init(declarative_base())
+    track(
+        trail,
+        audit_logger,
+        "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, a int"
+        f" REFERENCES a {constraint})",
+        "a",
+        "b",
+    )
+    trail.run("INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1, 1)")
+    plan = there_and_back(
+        trail,
+        audit_logger,
+        ["a", "b"],
+        "UPDATE b SET a = NULL",
+        "UPDATE a SET id = 2",
+        "UPDATE b SET a = 2",
+    )
+    assert len(plan.steps) == (2 if constraint else 3)
+    assert bool(plan.deferred) == bool(constraint)
+
+
 def test_partitions(trail: Trail, audit_logger: AuditLogger) -> None:
     audit_logger.init(declarative_base())
     track(
