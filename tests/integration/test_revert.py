@@ -428,6 +428,27 @@ def test_the_caller_decides_on_the_transaction(library: Library) -> None:
     assert library.rows("SELECT title FROM article WHERE id = 1") == [("one",)]
 
 
+def test_deleted_and_inserted_anew_is_one_change(library: Library) -> None:
+    id_ = library.run("DELETE FROM attic.box WHERE id = 2", "INSERT INTO attic.box VALUES (2, 2)")
+    plan = library.undo(id_)
+    assert [(s.verb, [(c.field, c.old, c.new) for c in s.changes]) for s in plan.steps] == [
+        ("update", [("article_id", 2, None)])
+    ]
+
+
+def test_what_others_changed_before_a_deletion_stays(library: Library) -> None:
+    start = library.trail.value("SELECT clock_timestamp()")
+    with library.logger.context(actor_id=7):
+        library.run("UPDATE attic.box SET article_id = 2 WHERE id = 2")
+    with library.logger.context(actor_id=8):
+        library.run("UPDATE attic.box SET article_id = 1 WHERE id = 2")
+    with library.logger.context(actor_id=7):
+        library.run("DELETE FROM attic.box WHERE id = 2")
+    end = library.trail.value("SELECT clock_timestamp()")
+    library.apply(library.undo(actor=7, between=(start, end)))
+    assert library.rows("SELECT article_id FROM attic.box WHERE id = 2") == [(1,)]
+
+
 # -- Conflicts ---------------------------------------------------------------------------------
 
 
@@ -969,6 +990,36 @@ def test_json_that_the_trail_keeps_as_text(trail: Trail, audit_logger: AuditLogg
         assert not audit_logger.plan_undelete(table, 2, session=session).conflicts
 
 
+def test_objects_hold_less_and_the_rest_is_written_after_them(trail: Trail) -> None:
+    base: Any = declarative_base()
+    logger = AuditLogger(actor_cls=None)
+    logger.init(base)
+
+    class Thing(base):  # type: ignore[misc]
+        __tablename__ = "thing"
+        __versioned__: ClassVar[dict[str, Any]] = {}
+        id = sa.Column(sa.Integer, primary_key=True)
+        document = sa.Column(sa.JSON)
+        term = sa.Column(sa.Interval)
+        name = sa.Column(sa.Text)
+
+    def rename(mapper: Any, connection: Any, target: Any) -> None:
+        target.name = "by an event"
+
+    sa.event.listen(Thing, "before_insert", rename)
+    trail.run("CREATE TABLE thing (id int PRIMARY KEY, document json, term interval, name text)")
+    trail.track("thing")
+    trail.run(
+        "INSERT INTO thing VALUES (1, '{\"a\"\\: 1.50}', '1 month', 'x')", "DELETE FROM thing"
+    )
+    with orm.Session(trail.engine) as session:
+        logger.plan_undelete(Thing, 1, session=session).apply(session, reason="x", through="orm")
+        session.commit()
+    assert trail.value("SELECT concat(document, term, name) FROM thing") == (
+        '{"a": 1.50}1 monby an event'
+    )
+
+
 # -- Applying ----------------------------------------------------------------------------------
 
 
@@ -1058,6 +1109,31 @@ def test_a_trigger_that_stops_the_write(library: Library, through: str) -> None:
     with pytest.raises((PlanFailedError, orm.exc.StaleDataError)):
         library.apply(plan, through)
     assert library.rows("SELECT article_id FROM attic.box WHERE id = 1") == [(2,)]
+
+
+def test_deferred_constraints_are_checked_before_it_is_done(
+    trail: Trail, audit_logger: AuditLogger
+) -> None:
+    audit_logger.init(declarative_base())
+    track(
+        trail,
+        audit_logger,
+        "CREATE TABLE a (id int PRIMARY KEY, u int UNIQUE DEFERRABLE INITIALLY DEFERRED)",
+        "a",
+    )
+    trail.run("INSERT INTO a VALUES (1, 1), (7, 7)", "UPDATE a SET u = 2 WHERE id = 1")
+    trail.script(
+        "CREATE FUNCTION seven() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN NEW.u := 7; RETURN NEW; END';"
+        "CREATE TRIGGER seven BEFORE UPDATE ON a FOR EACH ROW EXECUTE FUNCTION seven();"
+    )
+    with orm.Session(trail.engine) as session:
+        id_ = session.scalar(sa.text("SELECT max(id) FROM audit.transaction"))
+        plan = audit_logger.plan_undo(id_, session=session)
+        with pytest.raises(PlanFailedError, match="duplicate key"):
+            plan.apply(session, reason="x", through="sql")
+        session.commit()
+    assert trail.value("SELECT u FROM a WHERE id = 1") == 2
 
 
 def test_an_error_of_an_event_is_seen_and_nothing_is_written(library: Library) -> None:
