@@ -98,3 +98,26 @@ class UnknownVersionError(AuditError):
 
 class ReadOnlyError(AuditError):
     """What a record was cannot be changed: change the record itself."""
+
+
+class PlanError(AuditError):
+    """This plan cannot be made, changed or applied: the message says why."""
+
+
+class UnresolvedConflictsError(PlanError):
+    """Some conflicts of this plan are not decided: resolve each of them first."""
+
+
+class PlanOutdatedError(PlanError):
+    """Something has changed since this plan was made: make it anew.
+
+    :ivar records: what has changed, in words.
+    """
+
+    def __init__(self, message: str | None = None, records: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.records = records
+
+
+class PlanFailedError(PlanError):
+    """The database refused a step of this plan, and nothing of it was written."""

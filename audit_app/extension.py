@@ -5,6 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -31,6 +34,8 @@ from audit_app.errors import (
     NotVersionedError,
 )
 from audit_app.formerly import Place
+from audit_app.revert import Plan, applying, document
+from audit_app.revert.making import Maker
 
 _KEY = "audit_app"  # in app.extensions: the logger of the pages
 _BINDS = "audit_app_binds"  # the logger of each database, by its bind key
@@ -58,6 +63,8 @@ class AuditLogger:
     :param labels: how the pages call tables and fields, by table (``"article"`` or
         ``"schema.article"``) and column, ``""`` for the table itself:
         ``{"article": {"": "Article", "title": "Headline"}}``. Lazy translations are welcome.
+    :param can_restore: tells whether an actor may apply plans (restore, undelete, undo) on the
+        pages. Without it, nobody may.
     :param default_actor_id: who acts where nobody else is known (a job, a command).
     :param default_actor_label: the name of that actor.
     :raises ConfigurationError: if an option is wrong.
@@ -73,6 +80,7 @@ class AuditLogger:
         schema_name: str | None = "audit",
         can_view: Callable[[Any], bool] | None = None,
         labels: labelling.LabelMapping | None = None,
+        can_restore: Callable[[Any], bool] | None = None,
         default_actor_id: Any = None,
         default_actor_label: str | None = None,
     ) -> None:
@@ -81,12 +89,14 @@ class AuditLogger:
             ("get_actor_label", get_actor_label),
             ("get_client_addr", get_client_addr),
             ("can_view", can_view),
+            ("can_restore", can_restore),
         ):
             if option is not None and not callable(option):
                 raise ConfigurationError(f"{name}={option!r} cannot be called: pass a function.")
         self.schema_name = sql.check_schema_name(schema_name or "audit")
         self.can_view = can_view
         self.labels = labelling.parse(labels)
+        self.can_restore = can_restore
         self._actor_cls = actor_cls
         self._base: type[Any] | None = None
         self._models: models.ModelSet | None = None
@@ -509,6 +519,142 @@ class AuditLogger:
         table: sa.Table = target if isinstance(target, sa.Table) else target.__table__
         return table
 
+    # -- Acting on the past -------------------------------------------------------------------
+
+    def plan_restore(
+        self,
+        target: Any,
+        identity: Any = None,
+        version: int | datetime | None = None,
+        fields: Iterable[str] | None = None,
+        *,
+        session: Any = None,
+    ) -> Plan:
+        """Plan to give a record the values that it had; nothing is written yet.
+
+        ::
+
+            plan = audit_logger.plan_restore(Article, 1, version=datetime(2026, 5, 1, tzinfo=UTC))
+            print(plan)
+            plan.apply(db.session, reason="Overwritten by mistake")
+
+        :param target: an instance; or a model or ``Table``, with the record's ``identity``.
+        :param version: the id of an activity of the record, which means the state after it; or a
+            moment with a time zone.
+        :param fields: the columns, or attributes, to restore; by default all but the key.
+        :param session: a ``Session`` or ``Connection`` to read with; by default ``db.session``.
+        :raises PlanError: if the record did not exist then.
+        :raises RecordNotFoundError: if the activity is none of this record.
+        :raises NotVersionedError: if the table is not tracked.
+        """
+        audited, identity = self._target(target, identity)
+        if version is None:
+            raise InvalidOptionError(
+                "plan_restore() needs a version: an activity's id or a moment."
+            )
+        names = None if fields is None else _column_names(target, fields)
+        return self._planned(
+            session, lambda maker: maker.restore(audited, identity, version, names)
+        )
+
+    def plan_undelete(
+        self,
+        target: Any,
+        identity: Any = None,
+        with_children: bool = True,  # noqa: FBT001, FBT002 - it reads well by position, too
+        *,
+        session: Any = None,
+    ) -> Plan:
+        """Plan to bring a deleted record back; nothing is written yet.
+
+        :param target: a model or ``Table``, with the record's ``identity``.
+        :param with_children: whether to bring back, too, what the same transaction deleted because
+            it referred to the record, and the references that it set to NULL.
+        :raises PlanError: if the trail holds no deletion of the record.
+        :raises NotVersionedError: if the table is not tracked.
+        """
+        audited, identity = self._target(target, identity)
+        return self._planned(
+            session, lambda maker: maker.undelete(audited, identity, with_children=with_children)
+        )
+
+    def plan_undo(
+        self,
+        transaction_id: int | None = None,
+        *,
+        actor: Any = UNSET,
+        between: tuple[datetime, datetime] | None = None,
+        session: Any = None,
+    ) -> Plan:
+        """Plan to take back a transaction, or what somebody did in a time; nothing is written yet.
+
+        ::
+
+            audit_logger.plan_undo(4711)
+            audit_logger.plan_undo(actor=user, between=(start, end))
+
+        :param actor: an id or an object with one; None for what nobody is known to have done.
+        :param between: the first moment, and the first that is too late, with time zones.
+        :raises RecordNotFoundError: if there is no such transaction, or nothing was done.
+        """
+        by_actor = actor is not UNSET
+        if (transaction_id is None) == (not by_actor) or by_actor != (between is not None):
+            raise InvalidOptionError(
+                "plan_undo() needs a transaction's id, or actor=… together with between=(…, …)."
+            )
+        if transaction_id is not None:
+            id_ = transaction_id
+            return self._planned(
+                session,
+                lambda maker: maker.undo([id_], f"Undo transaction {id_}", {"transaction": id_}),
+            )
+        since, until = between or (None, None)
+        if since is None or until is None or since.tzinfo is None or until.tzinfo is None:
+            raise InvalidOptionError(f"between={between!r} needs two moments with a time zone.")
+        actor_id = context.actor_identity(actor)
+        title = f"Undo what {actor_id or 'nobody known'} did from {since} to {until}"
+
+        def undo(maker: Maker) -> Plan:
+            ids = maker.transactions_of(actor_id, since, until)
+            return maker.undo(ids, title, {"transactions": ids})
+
+        return self._planned(session, undo)
+
+    def plan_from_json(self, text: str) -> Plan:
+        """Return the plan that ``plan.to_json()`` wrote.
+
+        Its form, its tables and its columns are checked, and its values are for the database to
+        judge: a text that came through somebody else's hands needs a signature.
+
+        :raises PlanError: if it is damaged, or names a table or column that no tracked model has.
+        """
+        known = {}
+        for audited in self.audited_tables():
+            table = models.find_table(self.metadata, audited.schema, audited.name)
+            if table is not None:
+                known[audited.schema, audited.name] = frozenset(column.name for column in table.c)
+        return self._bound(document.load(text, known))
+
+    def _target(self, target: Any, identity: Any) -> tuple[AuditedTable, Any]:
+        if identity is None and not isinstance(target, type | sa.Table):
+            identity = sa.inspect(target).identity
+        return self.audited(target), identity
+
+    def _planned(self, session: Any, make: Callable[[Maker], Plan]) -> Plan:
+        pair = self._models
+        if pair is None:
+            raise NotInitializedError
+        session = self.session if session is None else session
+        _flush(session)
+        connection = applying.connection_of(session, pair.transaction)
+        maker = Maker(connection, pair, self.audited_tables(), self.place)
+        return self._bound(make(maker))
+
+    def _bound(self, plan: Plan) -> Plan:
+        return replace(plan, applier=partial(applying.apply, self))
+
+    # -- Names --------------------------------------------------------------------------------
+
     def place(self, schema_name: str, table_name: str) -> Place:
         """Return the table that a name in the trail, present or former, stands for today.
 
@@ -835,6 +981,15 @@ def _other_database(owner: str, bind_key: str | None) -> ConfigurationError:
 
 def _model(target: Any) -> Any:
     return target if isinstance(target, type | sa.Table) else type(target)
+
+
+def _column_names(target: Any, fields: Iterable[str]) -> list[str]:
+    """Return the columns that names of columns or attributes stand for."""
+    mapper = None if isinstance(target, sa.Table) else sa.inspect(target, raiseerr=False)
+    mapper = getattr(mapper, "mapper", None)
+    known = {} if mapper is None else {key: c.name for key, c in mapper.columns.items()}
+    names = [fields] if isinstance(fields, str) else [*fields]
+    return [known.get(name, name) for name in names]
 
 
 def _flush(session: Any) -> None:
