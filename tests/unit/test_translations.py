@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import string
 import tomllib
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract_from_dir
-from babel.messages.mofile import write_mo
+from babel.messages.mofile import read_mo
 from babel.messages.pofile import read_po
 
 from audit_app.admin.i18n import DOMAIN, SOURCE, languages
@@ -77,6 +76,10 @@ def variables(text: str) -> set[str]:
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_the_compiled_catalogue_is_the_present_one(language: str) -> None:
-    buffer = io.BytesIO()
-    write_mo(buffer, catalogue(language))
-    assert path(language).with_suffix(".mo").read_bytes() == buffer.getvalue(), "make messages"
+    def messages(catalogue: Catalog) -> list[tuple[str, list[str], list[str]]]:
+        # Without the head, which names the tool's version.
+        found = [(m.context or "", forms(m.id), forms(m.string)) for m in catalogue if m.id]
+        return sorted(found)
+
+    with path(language).with_suffix(".mo").open("rb") as file:
+        assert messages(read_mo(file)) == messages(catalogue(language)), "make messages"
