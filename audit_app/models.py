@@ -29,8 +29,9 @@ VERBS = ("insert", "update", "delete", "truncate")
 BASELINE = "baseline"
 """The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
 
-MARKS = ("suspend", "resume", "gap")
-"""The trail's own marks: capture was suspended or resumed, or a change could not be recorded."""
+MARKS = ("suspend", "resume", "gap", "export")
+"""The trail's own marks: capture was suspended or resumed, a change could not be recorded, a part
+of the trail was exported."""
 
 
 class XID8(sa.types.UserDefinedType[int]):

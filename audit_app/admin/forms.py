@@ -49,6 +49,7 @@ def verb_labels() -> dict[str, str]:
         "suspend": _("Capture suspended"),
         "resume": _("Capture resumed"),
         "gap": _("Gap"),
+        "export": _("Exported"),
     }
     return {
         verb: labels.get(verb, verb) for verb in (*models.VERBS, models.BASELINE, *models.MARKS)

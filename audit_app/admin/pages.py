@@ -198,6 +198,7 @@ _SYMBOLS = {
     "suspend": "‖",
     "resume": "▸",
     "gap": "!",
+    "export": "↧",
 }
 
 
@@ -278,7 +279,7 @@ def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:
 
 
 def _table_title(row: Any) -> str:
-    if row.verb in {"suspend", "resume"}:  # they are about no table but the trail's own
+    if row.verb in {"suspend", "resume", "export"}:  # they are about no table but the trail's own
         return ""
     return str(row.table_name if row.schema_name == "public" else _full_name(row))
 
@@ -308,6 +309,8 @@ def _note(row: Any) -> str:
         if "rows_estimated" in sizes:
             number = _whole(sizes["rows_estimated"])
             return ngettext("about %(num)s row", "about %(num)s rows", number)
+    if row.verb == "export":
+        return _export_note(row.changed_data or {})
     if row.verb in models.MARKS:
         told = row.changed_data or {}
         words = (told.get("reason"), told.get("operation"), told.get("message"))
@@ -315,6 +318,19 @@ def _note(row: Any) -> str:
     if getattr(row.old_data, "raw", None) or getattr(row.changed_data, "raw", None):
         return _("Stored values that are nested too deeply to compare")
     return _("Large values") if row.is_large else ""
+
+
+def _export_note(told: Mapping[str, Any]) -> str:
+    outcomes = {
+        "complete": _("complete"), "truncated": _("cut at the limit"), "aborted": _("broken off"),
+    }  # fmt: skip
+    words = [str(told.get("format", "")).upper(), outcomes.get(str(told.get("outcome")), "")]
+    if "rows" in told:
+        words.append(ngettext("%(num)s change", "%(num)s changes", _whole(told["rows"])))
+    given = told.get("filter")
+    if isinstance(given, Mapping):
+        words.append(", ".join(f"{name}={value}" for name, value in given.items()))
+    return cut(" · ".join(word for word in words if word), 200)
 
 
 def _whole(value: Any) -> int:

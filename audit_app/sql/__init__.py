@@ -23,6 +23,7 @@ INSTALLERS: Sequence[str] = (
     "baseline.sql",
     "check.sql",
     "append_only.sql",
+    "export.sql",
     "check_trail.sql",
     "roles.sql",
 )

@@ -75,9 +75,10 @@ AS $function$
           OR (o.kind = 'table' AND a.privilege_type <> 'SELECT')
           OR o.kind = 'sequence'
           OR (o.kind = 'schema' AND a.privilege_type <> 'USAGE')
-          -- Suspending may be granted; nothing else may.
+          -- Suspending and recording exports may be granted; nothing else may.
           OR (o.kind = 'function' AND NOT o.oid IN (
-              '@schema@.suspend(text)'::regprocedure, '@schema@.resume(bigint)'::regprocedure
+              '@schema@.suspend(text)'::regprocedure, '@schema@.resume(bigint)'::regprocedure,
+              '@schema@.record_export(text,jsonb,bigint,text,bigint)'::regprocedure
           ))
       )
     UNION ALL
