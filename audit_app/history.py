@@ -7,7 +7,7 @@ depth and at any size. The mapped classes are passed in, so that this module kno
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -31,6 +31,13 @@ SCAN: Final = 20_000
 No index leads from a table to its transactions; this bounds the search, and the next page goes on
 where it ended.
 """
+
+EXAMPLES: Final = 20
+"""Transactions of an actor, and changes of each, by which it is told whether somebody may know of
+the actor."""
+
+RECENT: Final = 5_000
+"""Activities among which tables are looked for that the application does not track any more."""
 
 LARGE: Final = 32_768
 """Bytes, as stored, above which a list shows a change's fields without their values."""
@@ -86,6 +93,7 @@ class Filters:
     :ivar unknown_actor: only what nobody is known to have done; excludes ``actor_id``.
     :ivar since: the earliest moment.
     :ivar until: the first moment that is too late.
+    :ivar tables: schema and name of each table that may be seen.
     """
 
     actor_id: str | None = None
@@ -95,11 +103,13 @@ class Filters:
     verb: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    tables: tuple[tuple[str, str], ...] | None = None
 
     @property
     def by_activity(self) -> bool:
         """Whether single activities have to be looked at."""
-        return any(value is not None for value in (self.schema_name, self.table_name, self.verb))
+        wanted = (self.schema_name, self.table_name, self.verb, self.tables)
+        return any(value is not None for value in wanted)
 
 
 # -- Records -----------------------------------------------------------------------------------
@@ -446,6 +456,15 @@ def activity_by_id(activity: Any, transaction: Any, id: int, *, large: int) -> s
     )
 
 
+def activities_by_id(activity: Any, transaction: Any, ids: Iterable[int]) -> sa.Select[Any]:
+    """Return the query for some activities, with the columns of :func:`activity_columns`."""
+    return (
+        sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(list(ids)))
+    )
+
+
 def transaction_by_id(transaction: Any, id: int) -> sa.Select[Any]:  # noqa: A002
     """Return the query for one transaction; its columns are named ``t_…``."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
@@ -459,17 +478,19 @@ def of_transaction(
     *,
     after: int | None = None,
     limit: int = PAGE,
+    filters: Filters | None = None,
 ) -> sa.Select[Any]:
     """Return the query for a page of a transaction's activities, in the order of writing.
 
     One row more than ``limit`` tells that there is another page.
 
     :param after: the id of the last activity of the page before.
+    :param filters: what of them to show, as far as it is about activities.
     """
     query = (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
         .outerjoin(transaction, transaction.id == activity.transaction_id)
-        .where(activity.transaction_id == id)
+        .where(activity.transaction_id == id, *_conditions(activity, filters or Filters()))
         .order_by(activity.id)
         .limit(limit + 1)
     )
@@ -573,7 +594,7 @@ def _candidates(
     *,
     before: Cursor | None,
     after: Cursor | None,
-    limit: int,
+    limit: int | None,
 ) -> sa.Select[Any]:
     """Transactions by what they know themselves: actor and time, both led by an index."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
@@ -607,24 +628,107 @@ def _order(issued_at: Any, id: Any, *, forward: bool) -> tuple[Any, Any]:  # noq
 
 
 def _chosen(activity: Any, filters: Filters, transaction_id: Any) -> sa.Select[Any]:
-    query = sa.select(activity).where(activity.transaction_id == transaction_id)
-    for name in ("schema_name", "table_name", "verb"):
-        value = getattr(filters, name)
-        if value is not None:
-            query = query.where(getattr(activity, name) == value)
-    return query
+    of_transaction = activity.transaction_id == transaction_id
+    return sa.select(activity).where(of_transaction, *_conditions(activity, filters))
+
+
+def _conditions(activity: Any, filters: Filters) -> list[Any]:
+    """What an activity has to be."""
+    names = ("schema_name", "table_name", "verb")
+    found = [
+        getattr(activity, name) == getattr(filters, name)
+        for name in names
+        if getattr(filters, name) is not None
+    ]
+    if filters.tables is not None:
+        found.append(_among(activity, filters.tables))
+    return found
+
+
+def _among(activity: Any, tables: tuple[tuple[str, str], ...]) -> Any:
+    if not tables:
+        return sa.false()
+    return sa.tuple_(activity.schema_name, activity.table_name).in_(tables)
+
+
+# -- Exports -----------------------------------------------------------------------------------
+
+
+def export(activity: Any, transaction: Any, filters: Filters) -> sa.Select[Any]:
+    """Return the query for all activities that a feed shows, whole, in the order of the feed.
+
+    Without a limit: meant for a server-side cursor, which stops where the caller does.
+    """
+    seen = _candidates(transaction, filters, before=None, after=None, limit=None).subquery("seen")
+    columns = _activity_columns(activity, large=_LARGEST_ID)
+    # A LIMIT of its own keeps the planner from sorting a join with the whole trail.
+    change = (
+        _chosen(activity, filters, seen.c.t_id)
+        .with_only_columns(*columns)
+        .order_by(activity.id)
+        .limit(_LARGEST_ID)
+        .lateral("change")
+    )
+    return (
+        sa.select(*seen.c, *change.c)
+        .select_from(seen.join(change, sa.true()))
+        .order_by(seen.c.t_issued_at.desc(), seen.c.t_id.desc(), change.c.id)
+    )
+
+
+def export_of_record(activity: Any, transaction: Any, place: Place, key: str) -> sa.Select[Any]:
+    """Return the query for a record's activities, whole, the newest first.
+
+    :param key: the text of ``activity.object_key``.
+    """
+    spans = _spans(activity, place, key)
+    found = aliased(activity)
+    ids = sa.select(found.id).join(spans, sa.and_(_of_place(found, place), _within(found, spans)))
+    return (
+        sa.select(*activity_columns(activity, transaction, large=_LARGEST_ID))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(ids))
+        .order_by(activity.id.desc())
+    )
+
+
+def documents(activity: Any, ids: Iterable[int]) -> sa.Select[Any]:
+    """Return the query for the stored documents of these activities: id and both."""
+    columns = [getattr(activity, name).label(name) for name in ("id", "old_data", "changed_data")]
+    return sa.select(*columns).where(activity.id.in_(list(ids)))
+
+
+def recent_tables(activity: Any) -> sa.Select[Any]:
+    """Return the query for schema and name of each table among the :data:`RECENT` activities."""
+    newest = (
+        sa.select(activity.schema_name, activity.table_name)
+        .order_by(activity.id.desc())
+        .limit(RECENT)
+        .subquery("newest")
+    )
+    return sa.select(newest.c.schema_name, newest.c.table_name).distinct()
 
 
 # -- Actors ------------------------------------------------------------------------------------
 
 
-def actors(transaction: Any, *, after: str | None = None, limit: int = 200) -> sa.Select[Any]:
+def actors(
+    transaction: Any,
+    *,
+    after: str | None = None,
+    limit: int = 200,
+    activity: Any = None,
+    tables: tuple[tuple[str, str], ...] | None = None,
+) -> sa.Select[Any]:
     """Return the query for who was active: each actor's id, last label and last moment.
 
     One probe of an index for each actor, however many transactions they have. One row more than
     ``limit`` tells that there are more.
 
     :param after: only actor ids beyond this one, in the order of the rows (descending).
+    :param activity: needed for ``tables``.
+    :param tables: only what these tables tell of the actors, as far as their newest :data:`SCAN`
+        transactions tell.
     """
     columns = ("actor_id", "actor_label", "issued_at", "id")
 
@@ -643,21 +747,117 @@ def actors(transaction: Any, *, after: str | None = None, limit: int = 200) -> s
     other = aliased(transaction)
     following = newest(other).where(other.actor_id < found.c.actor_id).lateral("following")
     found = found.union_all(sa.select(*following.c).select_from(found.join(following, sa.true())))
-    return sa.select(found).limit(limit + 1)
+    if tables is None:
+        return sa.select(found).limit(limit + 1)
+    own = aliased(transaction)
+    mine = own.actor_id == found.c.actor_id
+    seen = _newest_among(own, activity, mine, tables, of=found).lateral("seen")
+    return sa.select(*seen.c).select_from(found.join(seen, sa.true())).limit(limit + 1)
 
 
-def last_of_actor(transaction: Any, actor_id: str | None) -> sa.Select[Any]:
-    """Return the query for an actor's newest transaction: id, label, moment; None for unknown."""
+def last_of_actor(
+    transaction: Any,
+    actor_id: str | None,
+    *,
+    activity: Any = None,
+    tables: tuple[tuple[str, str], ...] | None = None,
+) -> sa.Select[Any]:
+    """Return the query for an actor's newest transaction: id, label, moment; None for unknown.
+
+    :param activity: needed for ``tables``.
+    :param tables: the newest that changed one of these, among :data:`SCAN` transactions.
+    """
+    if tables is not None:
+        return _newest_among(transaction, activity, _is_actor(transaction, actor_id), tables)
     return (
-        sa.select(
-            transaction.actor_id.label("actor_id"),
-            transaction.actor_label.label("actor_label"),
-            transaction.issued_at.label("issued_at"),
-            transaction.id.label("id"),
-        )
-        .where(
-            transaction.actor_id.is_(None) if actor_id is None else transaction.actor_id == actor_id
-        )
+        sa.select(*_actor_columns(transaction))
+        .where(_is_actor(transaction, actor_id))
         .order_by(transaction.actor_id.desc(), transaction.issued_at.desc(), transaction.id.desc())
         .limit(1)
     )
+
+
+def examples(
+    activity: Any, transaction: Any, actor_ids: Sequence[str | None], filters: Filters
+) -> sa.Select[Any]:
+    """Return the query for a few of the newest changes of each actor, the newest first.
+
+    At the most :data:`EXAMPLES` transactions of an actor, and as many changes of each, with the
+    columns of :func:`activity_columns`.
+
+    :param actor_ids: None stands for the unknown actor.
+    """
+    known = [id_ for id_ in actor_ids if id_ is not None]
+    parts = []
+    if known:
+        actor = sa.values(sa.column("actor_id", sa.Text), name="actor").data([(k,) for k in known])
+        own = aliased(transaction)
+        theirs = _newest(own, own.actor_id == actor.c.actor_id).lateral("theirs")
+        parts.append(sa.select(*theirs.c).select_from(actor.join(theirs, sa.true())))
+    if None in actor_ids:
+        own = aliased(transaction)
+        parts.append(sa.select(*_newest(own, own.actor_id.is_(None)).subquery("unknown").c))
+    newest = sa.union_all(*parts).subquery("newest")
+    change = (
+        _chosen(activity, filters, newest.c.t_id)
+        .with_only_columns(*_activity_columns(activity, large=LARGE))
+        .order_by(activity.id)
+        .limit(EXAMPLES)
+        .lateral("change")
+    )
+    return (
+        sa.select(*newest.c, *change.c)
+        .select_from(newest.join(change, sa.true()))
+        .order_by(newest.c.t_issued_at.desc(), newest.c.t_id.desc(), change.c.id)
+    )
+
+
+def _newest(transaction: Any, condition: Any) -> sa.Select[Any]:
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    order = (transaction.issued_at.desc(), transaction.id.desc())
+    return sa.select(*columns).where(condition).order_by(*order).limit(EXAMPLES)
+
+
+def _newest_among(
+    transaction: Any,
+    activity: Any,
+    condition: Any,
+    tables: tuple[tuple[str, str], ...],
+    *,
+    of: Any = None,
+) -> sa.Select[Any]:
+    """The newest transaction that changed one of these tables.
+
+    :param of: where ``condition`` takes the actor from, in the query around.
+    """
+    order = (transaction.issued_at.desc(), transaction.id.desc())
+    mine = (
+        sa.select(*_actor_columns(transaction))
+        .where(condition)
+        .order_by(*order)
+        .limit(SCAN)
+        .correlate(of)
+        .lateral("mine")
+    )
+    match = (
+        _chosen(activity, Filters(tables=tables), mine.c.id)
+        .with_only_columns(sa.literal(1).label("one"))
+        .limit(1)
+        .lateral("match")
+    )
+    return (
+        sa.select(*mine.c)
+        .select_from(mine.join(match, sa.true()))
+        .order_by(mine.c.issued_at.desc(), mine.c.id.desc())
+        .limit(1)
+    )
+
+
+def _actor_columns(transaction: Any) -> list[Any]:
+    names = ("actor_id", "actor_label", "issued_at", "id")
+    return [getattr(transaction, name).label(name) for name in names]
+
+
+def _is_actor(transaction: Any, actor_id: str | None) -> Any:
+    column = transaction.actor_id
+    return column.is_(None) if actor_id is None else column == actor_id

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 from audit_app.diff import ABSENT, Path, number_text
+from audit_app.models import Undecoded
 
 Kind = Literal["absent", "null", "empty", "boolean", "number", "text", "json"]
 
@@ -126,6 +127,8 @@ def _scalar_text(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int | float | Decimal):
         return number_text(value)
+    if isinstance(value, Undecoded):
+        return value.raw
     if isinstance(value, Mapping):
         return "{}"
     return "[]" if isinstance(value, list) else _quote(value)

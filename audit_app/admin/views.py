@@ -15,14 +15,15 @@ from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
 from audit_app import history
-from audit_app.admin import differences, forms, pages
-from audit_app.admin.feeds import feed_page
+from audit_app.admin import differences, documents, exports, forms, pages
+from audit_app.admin.access import ROUNDS, Access, may_export
+from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.problems import Problem, problem_of
-from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
-from audit_app.admin.tables import tables_page
+from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
 
@@ -92,6 +93,7 @@ class AuditPages:
     def _run_view(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Flask-Admin calls a view that raised a TypeError a second time, with other arguments.
         try:
+            documents.check_format()
             return fn(self, *args, **kwargs)
         except HTTPException:
             raise
@@ -103,15 +105,34 @@ class AuditPages:
 
     def _answer_problem(self, problem: Problem | None) -> Response:
         problem = problem or Problem.internal()
-        return self._answer("audit/problem.html", status=problem.status, problem=problem)
+        return self._answer(
+            "audit/problem.html",
+            status=problem.status,
+            document=lambda: documents.problem_document(problem),
+            problem=problem,
+        )
 
-    def _answer(self, template: str, *, status: int = 200, **values: Any) -> Response:
+    def _answer(
+        self,
+        template: str,
+        *,
+        document: Callable[[], Mapping[str, Any]],
+        status: int = 200,
+        **values: Any,
+    ) -> Response:
+        """Answer with a page, or with the document where JSON is asked for."""
+        if documents.wants_json():
+            mimetype = documents.PROBLEM if status >= 400 else "application/json"
+            return self._guarded(documents.answer(document(), status, mimetype))
         # What Flask-Admin offers to templates fails where flask-babel is not initialised.
         self._template_args.update(_gettext=_, _ngettext=ngettext)
         html = self.render(  # type: ignore[attr-defined]
             template, audit_layout=self.layout, audit_links=self.links, t=_, **values
         )
-        response = make_response(html, status)
+        return self._guarded(make_response(html, status))
+
+    def _guarded(self, response: Response) -> Response:
+        response.vary.add("Accept")
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         if self.stands_alone:
@@ -130,7 +151,8 @@ class AuditPages:
     @property
     def links(self) -> Links:
         """The addresses of the pages of this view."""
-        return Links(self.endpoint, zone=request.args.get("tz"))
+        answer = "json" if documents.wants_json() else None
+        return Links(self.endpoint, zone=request.args.get("tz"), answer=answer)
 
     # -- Pages ------------------------------------------------------------------------------------
 
@@ -139,30 +161,60 @@ class AuditPages:
         """Show the feed: by day, by transaction, by row."""
         return self._feed(self._filtering(), self.links.feed)
 
+    @_page("/activities.json")
+    def feed_json(self) -> Any:
+        """Show the feed to a machine."""
+        return self._feed(self._filtering(), self.links.feed)
+
     @_page("/actors/")
     def actors(self) -> Any:
         """Show who was active."""
+        return self._actors()
+
+    @_page("/actors.json")
+    def actors_json(self) -> Any:
+        """Show who was active to a machine."""
+        return self._actors()
+
+    def _actors(self) -> Any:
         if request.args.get("id"):
             return self._actor(request.args["id"])
         logger, found, limit = current_logger(), self._filtering(), 200
         after = request.args.get("after")
         _check_text(after)
         with reading(logger) as session:
+            access = Access.of(logger, session)
             transaction = logger.transaction_cls
-            rows = session.execute(history.actors(transaction, after=after, limit=limit)).all()
-            nobody = session.execute(history.last_of_actor(transaction, None)).first()
-        more = self.links.actors(after=rows[limit - 1].actor_id) if len(rows) > limit else ""
-        people = sorted(rows[:limit], key=lambda row: row.issued_at, reverse=True)
-        if nobody is not None and not after:
-            people.append(nobody)
+            only: dict[str, Any] = {"activity": logger.activity_cls, "tables": access.tables}
+            rows = session.execute(
+                history.actors(transaction, after=after, limit=limit, **only)
+            ).all()
+            nobody = session.execute(history.last_of_actor(transaction, None, **only)).all()
+            known = known_actors(session, access, rows[:limit])
+            unknown = known_actors(session, access, [] if after else nobody)
+        last = rows[limit - 1].actor_id if len(rows) > limit else None
+        more = self.links.actors(after=last) if last is not None else ""
+        people = [*sorted(known, key=lambda found: found[1], reverse=True), *unknown]
         return self._answer(
             "audit/actors.html",
+            document=lambda: {
+                "actors": [
+                    {
+                        "id": row.actor_id,
+                        "label": row.actor_label,
+                        "last_change": documents.moment_text(moment),
+                        "href": self.links.actor(row.actor_id),
+                    }
+                    for row, moment in people
+                ],
+                "next": documents.place_document(more, last) if last is not None else None,
+            },
             people=tuple(
                 (
                     pages.actor_of(row.actor_id, row.actor_label, self.links),
-                    pages.moment_of(row.issued_at, found.zone),
+                    pages.moment_of(moment, found.zone),
                 )
-                for row in people
+                for row, moment in people
             ),
             more_url=more,
             zone=found.zone_name,
@@ -189,56 +241,81 @@ class AuditPages:
     @_page("/activities/<activity_id>")
     def activity(self, activity_id: str) -> Any:
         """Show one change."""
+        return self._activity(activity_id)
+
+    @_page("/activities/<activity_id>.json")
+    def activity_json(self, activity_id: str) -> Any:
+        """Show one change to a machine."""
+        return self._activity(activity_id)
+
+    def _activity(self, activity_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
         id_ = _known_id(activity_id)
         activity, transaction = logger.activity_cls, logger.transaction_cls
         with reading(logger) as session:
-            row = session.execute(
-                history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
-            ).first()
-            if row is None:
+            access = Access(logger, logger.current_actor())
+            query = history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
+            rows = access.only(session, session.execute(query))
+            if not rows:
                 raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
-            row = present(logger, row)
-            near = None
-            if row.object_key is not None:
-                place = logger.place(row.schema_name, row.table_name)
-                near = session.execute(
-                    history.neighbours(
-                        activity, place.schema, place.name, row.object_key, row.id,
-                        formerly=place.formerly,
-                    )
-                ).one()  # fmt: skip
+            row = rows[0]
+            previous, following = _neighbours(session, access, row)
         change = differences.change_of(
             row, self.links, found.zone, differences.Budget(),
             order=column_order(logger, row), whole=True,
         )  # fmt: skip
         return self._answer(
             "audit/activity.html",
+            document=lambda: {
+                **documents.with_transaction(row, documents.listed_change(row, self.links)),
+                "previous": _link(self.links.activity, previous),
+                "next": _link(self.links.activity, following),
+            },
             change=change,
             facts=pages.transaction_facts(row),
-            previous_url=self.links.activity(near.previous) if near and near.previous else "",
-            next_url=self.links.activity(near.next) if near and near.next else "",
+            previous_url=self.links.activity(previous) if previous else "",
+            next_url=self.links.activity(following) if following else "",
         )
 
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
         """Show everything that one transaction changed."""
+        return self._transaction(transaction_id)
+
+    @_page("/transactions/<transaction_id>.json")
+    def transaction_json(self, transaction_id: str) -> Any:
+        """Show everything that one transaction changed to a machine."""
+        return self._transaction(transaction_id)
+
+    def _transaction(self, transaction_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
         id_, limit = _known_id(transaction_id), history.PAGE
         after = _cursor_id("after")
         with reading(logger) as session:
+            access = Access.of(logger, session)
             head = session.execute(history.transaction_by_id(logger.transaction_cls, id_)).first()
-            if head is None:
+
+            def page(after: int | None) -> Any:
+                return history.of_transaction(
+                    logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit,
+                    filters=access.restrict(history.Filters()),
+                )  # fmt: skip
+
+            shown, further = access.read_on(session, page, after=after, limit=limit)
+            is_hidden = access.is_limited and not shown
+            if is_hidden and after is not None:  # beyond the end of what may be seen
+                is_hidden = not access.read_on(session, page, after=None, limit=limit)[0]
+            if head is None or is_hidden:
                 raise RecordNotFoundError(_("There is no transaction %(id)s in the trail.", id=id_))
-            rows = session.execute(
-                history.of_transaction(
-                    logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit
-                )
-            ).all()
-        shown, budget = rows[:limit], differences.Budget()
-        more = self.links.transaction(id_, after=shown[-1].id) if len(rows) > limit else ""
+        budget = differences.Budget()
+        more = self.links.transaction(id_, after=further) if further is not None else ""
         return self._answer(
             "audit/transaction.html",
+            document=lambda: {
+                **documents.transaction_document(head),
+                "activities": [documents.listed_change(row, self.links) for row in shown],
+                "next": documents.place_document(more, further) if further is not None else None,
+            },
             id=id_,
             actor=pages.actor_of(head.t_actor_id, head.t_actor_label, self.links),
             moment=pages.moment_of(head.t_issued_at, found.zone),
@@ -249,7 +326,7 @@ class AuditPages:
                 differences.change_of(
                     row, self.links, found.zone, budget, order=column_order(logger, row)
                 )
-                for row in (present(logger, row) for row in shown)
+                for row in shown
             ),
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
@@ -258,14 +335,84 @@ class AuditPages:
     @_page("/tables/")
     def tables(self) -> Any:
         """Show what is tracked, and whether it is as it should be."""
+        return self._tables()
+
+    @_page("/tables.json")
+    def tables_json(self) -> Any:
+        """Show what is tracked to a machine."""
+        return self._tables()
+
+    def _tables(self) -> Any:
         logger, found = current_logger(), self._filtering()
 
         def url(schema: str, table: str) -> str:
             parameter = _table_parameter(logger, schema, table)
             return self.links.feed(table=parameter) if parameter else ""
 
-        page = tables_page(logger, self.links, found, url)
-        return self._answer("audit/tables.html", page=page)
+        read = read_tables(logger)
+        return self._answer(
+            "audit/tables.html",
+            document=lambda: documents.tables_document(read, self.links),
+            page=tables_page(read, self.links, found, url),
+        )
+
+    @_page("/export.<any(csv, json, ndjson):kind>")
+    def export(self, kind: str) -> Any:
+        """Export what the filter shows, or a record's story."""
+        logger, links = current_logger(), self.links
+        if not may_export(logger):
+            return self._answer_problem(Problem.no_export())
+        if "identity" in request.args:
+            names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
+            return self._guarded(self._export_record(kind, *names))
+        actor_id = request.args.get("id") or None
+        _check_text(actor_id)
+        fixed = {"actor": actor_id, "unknown": ""} if actor_id is not None else {}
+        found = self._filtering(**fixed)
+        if found.errors:
+            raise forms.InvalidFilterError(" ".join(found.errors.values()))
+        with reading(logger) as session:
+            access = Access.of(logger, session)
+            filters, _person, several = resolve(session, access, found, links, actor_id=actor_id)
+        if several:
+            raise forms.InvalidFilterError(
+                _("Several people are called “%(name)s”: choose one of them first.",
+                  name=pages.cut(filters.actor_id or ""))
+            )  # fmt: skip
+        query = history.export(logger.activity_cls, logger.transaction_cls, filters)
+        return self._guarded(exports.export(logger, kind, found.query, query))
+
+    def _export_record(self, kind: str, schema: str, table: str, key: str) -> Response:
+        _check_text(schema, table, key)
+        logger = current_logger()
+        place, access = logger.place(schema, table), Access(logger, logger.current_actor())
+        query = history.export_of_record(logger.activity_cls, logger.transaction_cls, place, key)
+        with reading(logger) as session:
+            if not access.sees_table(schema, table) or not self._newest(session, place, key):
+                raise _no_record(table, key)
+        given = {"schema": schema, "table": table, "identity": key}
+        return exports.export(logger, kind, given, query)
+
+    def _newest(self, session: Any, place: Any, key: str) -> Any:
+        """A record's newest change that may be seen; None without one."""
+        logger = current_logger()
+        access = Access(logger, logger.current_actor())
+        limit = history.PAGE if access.by_row else 1
+
+        def page(before: int | None) -> Any:
+            return history.record_page(
+                logger.activity_cls, logger.transaction_cls, place.schema, place.name, key,
+                before=before, limit=limit, formerly=place.formerly,
+            )  # fmt: skip
+
+        rows, _rest = access.read_on(session, page, after=None, limit=limit)
+        return rows[0] if rows else None
+
+    @_page("/openapi.json")
+    def openapi(self) -> Any:
+        """Describe the answers for machines."""
+        document = documents.openapi_document(self.links.feed(tz=None, format=None))
+        return self._guarded(documents.answer(document))
 
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:
@@ -303,44 +450,79 @@ class AuditPages:
         return self._feed(found, url, actor_id=actor_id)
 
     def _feed(self, found: forms.Filtering, url: Any, *, actor_id: str | None = None) -> Any:
-        page = feed_page(current_logger(), self.links, request.args, found, url, actor_id=actor_id)
-        return self._answer("audit/feed.html", status=400 if found.errors else 200, page=page)
+        logger, links = current_logger(), self.links
+        feed = read_feed(logger, links, request.args, found, url, actor_id=actor_id)
+
+        def document() -> dict[str, Any]:
+            if found.errors:
+                problem = problem_of(forms.InvalidFilterError()) or Problem.internal()
+                return documents.problem_document(problem, found.errors)
+            return feed.document(links)
+
+        query = {k: v for k, v in found.query.items() if actor_id is None or k != "actor"}
+        return self._answer(
+            "audit/feed.html",
+            status=400 if found.errors else 200,
+            document=document,
+            page=feed.page(logger, links),
+            exports=() if found.errors else self._exports(query, id=actor_id),
+        )
+
+    def _exports(
+        self, query: Mapping[str, str] | None = None, **values: str | None
+    ) -> tuple[tuple[str, str], ...]:
+        """Names and addresses of the exports that the visitor may make."""
+        if not may_export(current_logger()):
+            return ()
+        return tuple(
+            (kind.upper(), self.links.export(kind, query, **values)) for kind in exports.KINDS
+        )
 
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
         logger, found, limit = current_logger(), self._filtering(), history.PAGE
         before = _cursor_id("before")
         place = logger.place(schema, table)
+        access = Access(logger, logger.current_actor())
+        if not access.sees_table(place.schema, place.name):
+            raise _no_record(table, key)
         if (place.schema, place.name) != (schema, table):
             arguments = request.args.to_dict()
             others = {
                 k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
             }
-            return redirect(self.links.record(place.schema, place.name, key, **others))
+            url = self.links.record(place.schema, place.name, key, **others)
+            return self._guarded(make_response(redirect(url)))
         activity, transaction = logger.activity_cls, logger.transaction_cls
-        with reading(logger) as session:
-            rows = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, before=before, limit=limit,
-                    formerly=place.formerly,
-                )
-            ).all()  # fmt: skip
-            newest = session.execute(
-                history.record_page(
-                    activity, transaction, schema, table, key, limit=1, formerly=place.formerly
-                )
-            ).first()
-        if newest is None:
-            raise RecordNotFoundError(
-                _("The trail holds no change of %(table)s %(key)s.",
-                  table=table, key=pages.key_text(key))
+
+        def page(start: int | None) -> Any:
+            return history.record_page(
+                activity, transaction, schema, table, key, before=start, limit=limit,
+                formerly=place.formerly,
             )  # fmt: skip
-        newest = present(logger, newest)
+
+        with reading(logger) as session:
+            shown, further = access.read_on(session, page, after=before, limit=limit)
+            newest = self._newest(session, place, key)
+        if newest is None:
+            raise _no_record(table, key)
         order, budget = column_order(logger, newest), differences.Budget()
-        shown = [present(logger, row) for row in rows[:limit]]
+        more = self.links.record(schema, table, key, before=further) if further is not None else ""
         latest = pages.record_of(newest, self.links)
         return self._answer(
             "audit/record.html",
+            document=lambda: {
+                "schema_name": schema,
+                "table_name": table,
+                "object_id": key,
+                "is_deleted": newest.verb == "delete",
+                "activities": [
+                    documents.with_transaction(row, documents.listed_change(row, self.links))
+                    for row in shown
+                ],
+                "next": documents.place_document(more, further) if further is not None else None,
+            },
+            exports=self._exports(schema=schema, table=table, identity=key),
             schema=schema,
             table=table,
             table_title=table if schema == "public" else f"{schema}.{table}",
@@ -354,13 +536,9 @@ class AuditPages:
                 differences.change_of(row, self.links, found.zone, budget, order=order)
                 for row in shown
             ),
-            is_last_page=len(rows) <= limit,
+            is_last_page=further is None,
             first_url=self.links.record(schema, table, key) if before is not None else "",
-            more_url=(
-                self.links.record(schema, table, key, before=shown[-1].id)
-                if len(rows) > limit
-                else ""
-            ),
+            more_url=more,
         )
 
 
@@ -397,8 +575,55 @@ class AuditView(AuditPages, BaseView):  # type: ignore[misc]
 
 
 def _known_tables(logger: Logger) -> list[tuple[str, str]]:
-    """Tables to choose from in the filters: those that the code tracks."""
-    return [(table.schema, table.name) for table in logger.audited_tables()]
+    """Tables to choose from in the filters: those that the code tracks and the visitor may see."""
+    access = Access(logger, logger.current_actor())
+    return [
+        (table.schema, table.name)
+        for table in logger.audited_tables()
+        if access.sees_table(table.schema, table.name)
+    ]
+
+
+def _neighbours(session: Any, access: Access, row: Any) -> tuple[int | None, int | None]:
+    """The ids of the record's previous and next change that the visitor may see."""
+    if row.object_key is None:
+        return None, None
+    activity, transaction = access.logger.activity_cls, access.logger.transaction_cls
+    place = access.logger.place(row.schema_name, row.table_name)
+
+    def around(id_: int) -> Any:
+        query = history.neighbours(
+            activity, place.schema, place.name, row.object_key, id_, formerly=place.formerly
+        )
+        return session.execute(query).one()
+
+    def sees(id_: int) -> bool:
+        query = history.activity_by_id(activity, transaction, id_, large=history.LARGE)
+        return bool(access.only(session, session.execute(query)))
+
+    first = around(row.id)
+    found = {"previous": first.previous, "next": first.next}
+    if access.by_row:
+        for way, id_ in found.items():
+            for _round in range(ROUNDS):
+                if id_ is None or sees(id_):
+                    break
+                id_ = getattr(around(id_), way)  # noqa: PLW2901
+            else:
+                id_ = None  # noqa: PLW2901
+            found[way] = id_
+    return found["previous"], found["next"]
+
+
+def _no_record(table: str, key: str) -> RecordNotFoundError:
+    """The same for a record that is not there and for one that may not be seen."""
+    return RecordNotFoundError(
+        _("The trail holds no change of %(table)s %(key)s.", table=table, key=pages.key_text(key))
+    )
+
+
+def _link(url: Callable[[int], str], id_: int | None) -> dict[str, Any] | None:
+    return None if id_ is None else {"id": id_, "href": url(id_)}
 
 
 def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:

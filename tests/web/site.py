@@ -31,13 +31,17 @@ class Site:
         can_view: Callable[[Any], bool] | None = lambda actor: True,
         mount: Callable[[Flask], Any] | None = lambda app: app.register_blueprint(audit_bp),
         create: bool = True,
-        **config: Any,
+        **options: Any,
     ) -> None:
+        # What is written in capitals configures the application, the rest the logger.
+        config = {name: value for name, value in options.items() if name.isupper()}
+        own = {name: value for name, value in options.items() if name not in config}
+
         class Base(DeclarativeBase):
             pass
 
         self.db = SQLAlchemy(model_class=Base)
-        self.logger = AuditLogger(can_view=can_view)
+        self.logger = AuditLogger(can_view=can_view, **own)
         self.logger.init(self.db.Model)
         self.Article, self.Rate, self.Slug = _models(self.db)
         self.app = Flask("site")
