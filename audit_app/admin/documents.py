@@ -13,7 +13,8 @@ from flask import Response, request
 
 from audit_app.admin.forms import InvalidFilterError
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.values import json_text
+from audit_app.admin.values import Raw, json_line
+from audit_app.models import Undecoded
 
 if TYPE_CHECKING:
     from audit_app.admin.links import Links
@@ -60,7 +61,7 @@ def wants_json() -> bool:
 
 def answer(document: Mapping[str, Any], status: int = 200, mimetype: str = "") -> Response:
     """Return a document as a response. Numbers keep every digit that is stored."""
-    text = json_text(document, indent=None) + "\n"
+    text = json_line(document) + "\n"
     return Response(text, status, mimetype=mimetype or "application/json")
 
 
@@ -102,8 +103,8 @@ def change_document(row: Any) -> dict[str, Any]:
         "verb": row.verb,
         "object_id": row.object_key,
         "new_object_id": row.new_object_key,
-        "old_data": row.old_data,
-        "changed_data": row.changed_data,
+        "old_data": _stored(row.old_data),
+        "changed_data": _stored(row.changed_data),
     }
 
 
@@ -133,13 +134,18 @@ def transaction_document(row: Any) -> dict[str, Any]:
         "method": row.t_method,
         "url": row.t_url,
         "reason": row.t_reason,
-        "metadata": row.t_meta,
+        "metadata": _stored(row.t_meta),
     }
 
 
 def with_transaction(row: Any, change: dict[str, Any]) -> dict[str, Any]:
     """Add its transaction to a change; null where it is not there any more."""
     return {**change, "transaction": transaction_document(row) if row.t_id is not None else None}
+
+
+def _stored(document: Any) -> Any:
+    """A stored document; one that Python cannot hold, as its text."""
+    return Raw(document.raw) if isinstance(document, Undecoded) else document
 
 
 def _text(value: object) -> str | None:

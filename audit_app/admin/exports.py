@@ -20,7 +20,7 @@ from audit_app.admin import documents
 from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.reading import Logger, reading
-from audit_app.admin.values import json_text
+from audit_app.admin.values import json_line
 from audit_app.errors import NotGrantedError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _csv_row(row: Any, _number: int) -> str:
     found = {**known, **change}
     for name in ("old_data", "changed_data", "metadata"):
         value = found.get(name)
-        found[name] = None if value is None else json_text(value, indent=None)
+        found[name] = None if value is None else json_line(value)
     return _csv_line([found.get(name) for name in COLUMNS])
 
 
@@ -107,23 +107,23 @@ def _csv_tail(count: int, is_cut: bool) -> str:  # noqa: FBT001 - as Writer call
 
 
 def _json_row(row: Any, number: int) -> str:
-    return (",\n" if number else "\n") + json_text(_whole(row), indent=None)
+    return (",\n" if number else "\n") + json_line(_whole(row))
 
 
 def _json_tail(count: int, is_cut: bool) -> str:  # noqa: FBT001
     end: dict[str, Any] = {"count": count, "truncated": is_cut}
     if is_cut:
         end["message"] = cut_text(count)
-    return "\n], " + json_text(end, indent=None)[1:] + "\n"
+    return "\n], " + json_line(end)[1:] + "\n"
 
 
 def _ndjson_row(row: Any, _number: int) -> str:
-    return json_text(_whole(row), indent=None) + "\n"
+    return json_line(_whole(row)) + "\n"
 
 
 def _ndjson_tail(count: int, is_cut: bool) -> str:  # noqa: FBT001
     end = {"truncated": True, "count": count, "message": cut_text(count)}
-    return json_text(end, indent=None) + "\n" if is_cut else ""
+    return json_line(end) + "\n" if is_cut else ""
 
 
 # The mark at the beginning tells spreadsheets that the file is UTF-8.
@@ -175,7 +175,7 @@ def record(
     call = sa.select(
         function(
             sa.cast(kind, sa.Text),
-            sa.cast(sa.cast(json_text(dict(given), indent=None), sa.Text), JSONB),
+            sa.cast(sa.cast(json_line(dict(given)), sa.Text), JSONB),
             sa.cast(rows, sa.BigInteger),
             sa.cast(outcome, sa.Text),
             sa.cast(mark, sa.BigInteger),

@@ -324,7 +324,8 @@ def _export_note(told: Mapping[str, Any]) -> str:
     outcomes = {
         "complete": _("complete"), "truncated": _("cut at the limit"), "aborted": _("broken off"),
     }  # fmt: skip
-    words = [str(told.get("format", "")).upper(), outcomes.get(str(told.get("outcome")), "")]
+    outcome = outcomes.get(str(told.get("outcome")), _("begun"))
+    words = [str(told.get("format", "")).upper(), outcome]
     if "rows" in told:
         words.append(ngettext("%(num)s change", "%(num)s changes", _whole(told["rows"])))
     given = told.get("filter")

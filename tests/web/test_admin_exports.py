@@ -329,7 +329,7 @@ def test_an_export_is_recorded_with_who_and_what(make_site: MakeSite) -> None:
     }  # fmt: skip
     page = site.get("/audit/?verb=export")
     assert "CSV · complete · 8 changes · verb=update, table=article" in page.words
-    assert "Exported" in page.words
+    assert "Exported CSV · begun · verb=update, table=article" in page.words
     detail = site.get(f"/audit/activities/{first}")
     assert detail.heading == "↧Exported"
 
