@@ -22,7 +22,25 @@ from audit_app.roles import grant as grant_roles
 from audit_app.status import Status, TableStatus
 from audit_app.status import status as read_status
 
-audit_cli = AppGroup("audit", help="The audit trail: its installation, its roles, its state.")
+_BIND = "audit_app.bind"  # in click's Context.meta
+
+
+def _choose_bind(context: click.Context, _: click.Parameter, bind: str | None) -> None:
+    context.meta[_BIND] = bind
+
+
+audit_cli = AppGroup(
+    "audit",
+    help="The audit trail: its installation, its roles, its state.",
+    params=[
+        click.Option(
+            ["--bind"],
+            callback=_choose_bind,
+            expose_value=False,
+            help="The trail in this database of SQLALCHEMY_BINDS.",
+        )
+    ],
+)
 
 
 class _Refusal(click.ClickException):
@@ -32,9 +50,14 @@ class _Refusal(click.ClickException):
 
 
 def _logger() -> Any:
-    found = current_app.extensions.get("audit_app")
+    bind = click.get_current_context().meta.get(_BIND)
+    if bind is None:
+        found = current_app.extensions.get("audit_app")
+    else:
+        found = current_app.extensions.get("audit_app_binds", {}).get(bind)
     if found is None:
-        raise NotRegisteredError
+        says = f"No AuditLogger is registered for the bind {bind!r}: call its init_app(app)."
+        raise NotRegisteredError(says if bind else None)
     return found
 
 

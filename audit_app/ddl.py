@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.schema import CreateColumn, CreateIndex, CreateTable
 
+from audit_app import follow, sql
 from audit_app import formerly as former
-from audit_app import sql
 from audit_app.errors import (
     ConfigurationError,
     InvalidOptionError,
@@ -71,14 +71,16 @@ class AuditedTable:
     :ivar name: the table's name.
     :ivar options: what is recorded of it.
     :ivar formerly: what it and its columns were called, for reading old history.
+    :ivar follow: names of the relationships that the pages of its records follow.
     """
 
     audit_schema: str
     explicit_schema: str | None
     name: str
     options: CaptureOptions = CaptureOptions()
-    # For reading only: the database never hears of it, so it is no part of the SQL or the digest.
+    # For reading only: the database never hears of them; they are no part of the SQL or digest.
     formerly: former.Formerly = former.NEVER
+    follow: tuple[str, ...] = ()
 
     @property
     def place(self) -> former.Place:
@@ -194,6 +196,33 @@ class Trail:
             statements += [str(element.compile(dialect=_DIALECT)).strip() for element in elements]
         return "".join(f"{statement};\n" for statement in statements)
 
+    def additions(self, there: Mapping[str, Collection[str | None]]) -> tuple[str, str]:
+        """Return the statements that add what the tables lack, and those that take it away again.
+
+        :param there: the names of the columns and of the indexes of each table.
+        """
+        schema = sql.quote_identifier(self.schema_name)
+        add, take_away = [], []
+        for table in self.tables:
+            name = sql.quote_identifier(table.name)
+            for column in table.columns:
+                if column.name not in there[table.name]:
+                    specification = str(CreateColumn(column).compile(dialect=_DIALECT)).strip()
+                    add.append(
+                        f"ALTER TABLE {schema}.{name} ADD COLUMN IF NOT EXISTS {specification};\n"
+                    )
+                    text = sql.render("drop_column.sql", self.schema_name)
+                    quoted = sql.quote_identifier(column.name)
+                    take_away.append(text.replace("@table@", name).replace("@column@", quoted))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                if index.name not in there[table.name]:
+                    element = CreateIndex(index, if_not_exists=True)
+                    add.append(f"{str(element.compile(dialect=_DIALECT)).strip()};\n")
+                    take_away.append(
+                        f"DROP INDEX {schema}.{sql.quote_identifier(str(index.name))};\n"
+                    )
+        return "".join(add), "".join(reversed(take_away))
+
     @cached_property
     def functions_sql(self) -> str:
         """CREATE OR REPLACE for every function, and the triggers that guard the trail."""
@@ -304,12 +333,14 @@ def audited_table(
             aliases=aliases or {},
             owner=owner,
         )
+    followed = follow.names_of(given.pop("follow", ()), owner)
     return AuditedTable(
         audit_schema=audit_schema,
         explicit_schema=table.schema,
         name=table.name,
         options=_options(table, given, owner, aliases or {}),
         formerly=names,
+        follow=followed,
     )
 
 
@@ -335,7 +366,8 @@ def merge(tables: Iterable[AuditedTable]) -> tuple[AuditedTable, ...]:
             )
         exclude = tuple(sorted({*table.exclude, *other.exclude}))
         options = replace(table.options, exclude=exclude)
-        merged[key] = replace(table, options=options, formerly=names)
+        followed = tuple(sorted({*table.follow, *other.follow}))
+        merged[key] = replace(table, options=options, formerly=names, follow=followed)
     found = tuple(merged[key] for key in sorted(merged, key=lambda key: (key[0] or "", key[1])))
     former.check_distinct((f"The table {table.name!r}", table.place) for table in found)
     return found
@@ -362,7 +394,7 @@ def _options(
     if unknown:
         raise InvalidOptionError(
             f"{owner} has the unknown __versioned__ option {unknown[0]!r}: "
-            f"use {', '.join(sorted({*known, 'formerly'}))}."
+            f"use {', '.join(sorted({*known, 'follow', 'formerly'}))}."
         )
     found: dict[str, Any] = {}
     for name in ("exclude", "include", "mask"):

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
-from itertools import zip_longest
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from diff_match_patch import diff_match_patch
 
-ChangeKind = Literal["added", "removed", "changed", "unchanged"]
+ChangeKind = Literal["added", "removed", "changed", "unchanged", "moved"]
 SegmentKind = Literal["equal", "insert", "delete"]
 TextMethod = Literal["words", "lines", "ends"]
 Path = tuple[str | int, ...]
@@ -58,12 +59,14 @@ class LeafChange:
 
     :ivar path: keys and list positions from the root; positions are those of the new document,
         for a removed item those of the old one.
+    :ivar moved_from: the position that an item had in its list before it was moved.
     """
 
     path: Path
     old: Any
     new: Any
     kind: ChangeKind
+    moved_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,31 @@ def changes(
     )
 
 
+def between(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, *, unchanged: bool = False
+) -> tuple[FieldChange, ...]:
+    """Compare two states of a row.
+
+    :param old: None where the row did not exist.
+    :param new: None where the row does not exist any more.
+    :param unchanged: whether the fields that are alike follow the others.
+    """
+    a, b = old or {}, new or {}
+    tokens = _Tokens()
+    changed, same = [], []
+    for name in [*a, *(name for name in b if name not in a)]:
+        before, after = a.get(name, ABSENT), b.get(name, ABSENT)
+        if before is ABSENT:
+            changed.append(FieldChange(name, before, after, "added"))
+        elif after is ABSENT:
+            changed.append(FieldChange(name, before, after, "removed"))
+        elif tokens.of(before) != tokens.of(after):
+            changed.append(FieldChange(name, before, after, "changed"))
+        else:
+            same.append(FieldChange(name, before, after, "unchanged"))
+    return (*changed, *same) if unchanged else tuple(changed)
+
+
 # -- Text --------------------------------------------------------------------------------------
 
 _WORDS = re.compile(r"\w+|\s+|[^\w\s]")
@@ -144,7 +172,6 @@ _MOST_TOKENS = (
     20_000  # to compare; above, the algorithm's steps between two looks at the clock grow
 )
 _FEWEST_LINES = 4  # below, a comparison by lines would find nothing
-_CODE_POINTS = 0x10FFFF
 
 
 def text_diff(old: str, new: str, *, seconds: float = 0.5) -> TextDiff:
@@ -185,13 +212,25 @@ def _replaced(old: str, new: str) -> list[Segment]:
 
 
 def _diff_tokens(old: list[str], new: list[str], seconds: float) -> list[Segment]:
-    """Run the character algorithm over one character for each different token."""
-    codes: dict[str, str] = {}
+    kinds: dict[int, SegmentKind] = {-1: "delete", 0: "equal", 1: "insert"}
+    segments, i, j = [], 0, 0
+    for op, length in _runs(old, new, seconds):
+        tokens = new[j : j + length] if op == 1 else old[i : i + length]
+        segments.append(Segment(kinds[op], "".join(tokens)))
+        i, j = i + (length if op <= 0 else 0), j + (length if op >= 0 else 0)
+    return segments
+
+
+def _runs(
+    old: Sequence[Hashable], new: Sequence[Hashable], seconds: float
+) -> list[tuple[int, int]]:
+    """Run the character algorithm over one character for each different token.
+
+    :return: runs of tokens that were deleted (-1), kept (0) or inserted (1), with their lengths.
+    """
+    codes: dict[Hashable, str] = {}
     for token in (*old, *new):
         codes.setdefault(token, chr(len(codes) + 1))
-    if len(codes) >= _CODE_POINTS:  # pragma: no cover - _MOST_TOKENS is far below
-        return _replaced("".join(old), "".join(new))
-    tokens = {code: token for token, code in codes.items()}
     engine = diff_match_patch()
     engine.Diff_Timeout = seconds
     found = engine.diff_main(
@@ -199,8 +238,7 @@ def _diff_tokens(old: list[str], new: list[str], seconds: float) -> list[Segment
         "".join(codes[token] for token in new),
         False,  # noqa: FBT003 - the library's signature: no first pass over lines
     )
-    kinds: dict[int, SegmentKind] = {-1: "delete", 0: "equal", 1: "insert"}
-    return [Segment(kinds[op], "".join(tokens[code] for code in text)) for op, text in found]
+    return [(op, len(text)) for op, text in found]
 
 
 def _tidy(segments: list[Segment]) -> Iterator[Segment]:
@@ -241,7 +279,7 @@ def _replaces(segments: list[Segment], index: int) -> bool:
     return kinds == {"delete", "insert"}
 
 
-def _common_prefix(a: str, b: str) -> int:
+def _common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Return the length of the common beginning, by bisection: slices compare at C speed."""
     low, high = 0, min(len(a), len(b))
     while low < high:
@@ -286,7 +324,7 @@ def _word_end(old: str, new: str, length: int, prefix: int) -> int:
 
 # -- JSON --------------------------------------------------------------------------------------
 
-_MOST_PAIRS = 250_000  # comparisons to align two lists; above, items are paired by position
+_MOST_PAIRS = 250_000  # comparisons to align two lists; above, the algorithm for texts does it
 
 
 def identical(a: Any, b: Any) -> bool:
@@ -295,49 +333,110 @@ def identical(a: Any, b: Any) -> bool:
     return tokens.of(a) == tokens.of(b)
 
 
-def json_diff(old: Any, new: Any) -> Iterator[LeafChange]:
+def json_diff(old: Any, new: Any, *, seconds: float = 0.5) -> Iterator[LeafChange]:
     """Yield the changed leaves of two JSON documents, in document order.
 
-    An object or list that exists on one side only is one leaf. Depth is no limit: nothing here
-    recurses.
+    An object or list that exists on one side only is one leaf; an item that stands elsewhere in
+    its list is one leaf of the kind ``moved``. Depth is no limit: nothing here recurses.
+
+    :param seconds: to align long lists; after that, items are paired by position.
     """
-    tokens = _Tokens()
-    waiting: list[tuple[Path, Any, Any]] = [((), old, new)]
+    tokens, ends = _Tokens(), time.monotonic() + seconds
+    waiting: list[_Pair] = [_Pair((), old, new)]
     while waiting:
-        path, a, b = waiting.pop()
-        if a is ABSENT or b is ABSENT:
+        path, a, b, moved_from = waiting.pop()
+        if moved_from is not None:
+            yield LeafChange(path, a, b, "moved", moved_from)
+        elif a is ABSENT or b is ABSENT:
             kind: ChangeKind = "added" if a is ABSENT else "removed"
             yield LeafChange(path, a, b, kind)
         elif tokens.of(a) == tokens.of(b):
             continue
         elif isinstance(a, Mapping) and isinstance(b, Mapping):
             keys = [*a, *(key for key in b if key not in a)]
-            pairs = [((*path, key), a.get(key, ABSENT), b.get(key, ABSENT)) for key in keys]
+            pairs = [_Pair((*path, key), a.get(key, ABSENT), b.get(key, ABSENT)) for key in keys]
             waiting.extend(reversed(pairs))
         elif isinstance(a, list) and isinstance(b, list):
-            waiting.extend(reversed(list(_pair_items(path, a, b, tokens))))
+            waiting.extend(reversed(list(_pair_items(path, a, b, tokens, ends))))
         else:
             yield LeafChange(path, a, b, "changed")
 
 
+class _Pair(NamedTuple):
+    path: Path
+    old: Any
+    new: Any
+    moved_from: int | None = None
+
+
 def _pair_items(
-    path: Path, a: list[Any], b: list[Any], tokens: _Tokens
-) -> Iterator[tuple[Path, Any, Any]]:
+    path: Path, a: list[Any], b: list[Any], tokens: _Tokens, ends: float
+) -> Iterator[_Pair]:
     ids = [tokens.of(item) for item in a], [tokens.of(item) for item in b]
-    for a_from, a_to, b_from, b_to in _replaced_ranges(*ids):
-        for i, j in zip_longest(range(a_from, a_to), range(b_from, b_to)):
-            position = i if j is None else j
-            yield (*path, position), ABSENT if i is None else a[i], ABSENT if j is None else b[j]
+    ranges = list(_replaced_ranges(*ids, ends))
+    moves = _moves(*ids, ranges)
+    gone = set(moves.values())
+    for a_from, a_to, b_from, b_to in ranges:
+        left = iter([i for i in range(a_from, a_to) if i not in gone])
+        for j in range(b_from, b_to):
+            if j in moves:
+                yield _Pair((*path, j), a[moves[j]], b[j], moves[j])
+                continue
+            i = next(left, None)
+            yield _Pair((*path, j), ABSENT if i is None else a[i], b[j])
+        for i in left:
+            yield _Pair((*path, i), a[i], ABSENT)
 
 
-def _replaced_ranges(a: Sequence[int], b: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
-    if len(a) * len(b) > _MOST_PAIRS:
-        yield 0, len(a), 0, len(b)
-        return
-    matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
-    for tag, a_from, a_to, b_from, b_to in matcher.get_opcodes():
-        if tag != "equal":
-            yield a_from, a_to, b_from, b_to
+def _moves(
+    a: Sequence[int], b: Sequence[int], ranges: Sequence[tuple[int, int, int, int]]
+) -> dict[int, int]:
+    """Return the new positions of items that left one place and came to another, with the old."""
+    left: dict[int, deque[int]] = {}
+    for a_from, a_to, _, _ in ranges:
+        for i in range(a_from, a_to):
+            left.setdefault(a[i], deque()).append(i)
+    return {
+        j: left[b[j]].popleft()
+        for _, _, b_from, b_to in ranges
+        for j in range(b_from, b_to)
+        if left.get(b[j])
+    }
+
+
+def _replaced_ranges(
+    a: Sequence[int], b: Sequence[int], ends: float
+) -> Iterator[tuple[int, int, int, int]]:
+    first = _common_prefix(a, b)
+    last = _common_prefix(a[first:][::-1], b[first:][::-1])
+    a, b = a[first : len(a) - last], b[first : len(b) - last]
+    seconds = ends - time.monotonic()
+    if len(a) * len(b) <= _MOST_PAIRS:
+        matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
+        ranges = [codes for tag, *codes in matcher.get_opcodes() if tag != "equal"]
+    elif seconds > 0 and len(a) + len(b) <= _MOST_TOKENS:
+        ranges = _ranges_of(_runs(a, b, seconds))
+    else:
+        same = min(len(a), len(b))
+        ranges = [[k, k + 1, k, k + 1] for k in range(same) if a[k] != b[k]]
+        ranges.append([same, len(a), same, len(b)])
+    for a_from, a_to, b_from, b_to in ranges:
+        yield first + a_from, first + a_to, first + b_from, first + b_to
+
+
+def _ranges_of(runs: list[tuple[int, int]]) -> list[list[int]]:
+    ranges: list[list[int]] = []
+    i = j = 0
+    replaces = False
+    for op, length in runs:
+        if op == 0:
+            i, j, replaces = i + length, j + length, False
+            continue
+        if not replaces:
+            ranges.append([i, i, j, j])
+        i, j, replaces = i + (length if op < 0 else 0), j + (length if op > 0 else 0), True
+        ranges[-1][1], ranges[-1][3] = i, j
+    return ranges
 
 
 class _Tokens:

@@ -13,8 +13,10 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import checks, context, history, install, models, sql
+from audit_app import checks, context, follow, history, install, models, sql
 from audit_app import identity as identities
+from audit_app import labels as labelling
+from audit_app.admin import theme
 from audit_app.checks import Finding
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
@@ -31,11 +33,12 @@ from audit_app.errors import (
 )
 from audit_app.formerly import Place
 
-_KEY = "audit_app"  # in app.extensions
+_KEY = "audit_app"  # in app.extensions: the logger of the pages
+_BINDS = "audit_app_binds"  # the logger of each database, by its bind key
 
 
 class AuditLogger:
-    """The audit trail of one declarative base.
+    """The audit trail of one database: of the metadata of a declarative base.
 
     ::
 
@@ -59,6 +62,9 @@ class AuditLogger:
         :class:`audit_app.admin.access.Change`. Without it, every one.
     :param can_export: tells whether an actor may export what they see. Without it, everybody who
         may see the pages.
+    :param labels: how the pages call tables and fields, by table (``"article"`` or
+        ``"schema.article"``) and column, ``""`` for the table itself:
+        ``{"article": {"": "Article", "title": "Headline"}}``. Lazy translations are welcome.
     :param default_actor_id: who acts where nobody else is known (a job, a command).
     :param default_actor_label: the name of that actor.
     :raises ConfigurationError: if an option is wrong.
@@ -76,6 +82,7 @@ class AuditLogger:
         can_view_table: Callable[[Any, Any], bool] | None = None,
         can_view_activity: Callable[[Any, Any], bool] | None = None,
         can_export: Callable[[Any], bool] | None = None,
+        labels: labelling.LabelMapping | None = None,
         default_actor_id: Any = None,
         default_actor_label: str | None = None,
     ) -> None:
@@ -95,6 +102,7 @@ class AuditLogger:
         self.can_view_table = can_view_table
         self.can_view_activity = can_view_activity
         self.can_export = can_export
+        self.labels = labelling.parse(labels)
         self._actor_cls = actor_cls
         self._base: type[Any] | None = None
         self._models: models.ModelSet | None = None
@@ -115,6 +123,8 @@ class AuditLogger:
 
     def init(self, base: type[Any]) -> None:
         """Map the trail's models on ``base`` (``db.Model``), before or after its other models.
+
+        For the database of a bind, ``base`` is an abstract class with ``__bind_key__``.
 
         :raises AlreadyInitializedError: on a second call.
         """
@@ -142,14 +152,16 @@ class AuditLogger:
         """Attach the trail to ``app``'s database.
 
         :raises NotInitializedError: before :meth:`init`.
-        :raises ConfigurationError: if the database is not configured yet, or another AuditLogger
-            serves this application.
+        :raises ConfigurationError: if the database is not configured yet, another AuditLogger
+            serves this database of the application, or a setting of the pages is wrong.
         :raises UnsupportedDatabaseError: if the database is not PostgreSQL.
         """
-        metadata = self.metadata
-        if app.extensions.get(_KEY, self) is not self:
+        bind_key = self.metadata.info.get("bind_key")
+        theme.check(app.config)
+        if app.extensions.get(_BINDS, {}).get(bind_key, self) is not self:
             raise ConfigurationError(
-                "Another AuditLogger is registered with this application: an application has one."
+                "Another AuditLogger is registered with this application: an application has one "
+                "for each database."
             )
         if "sqlalchemy" not in app.extensions:
             raise ConfigurationError(
@@ -158,7 +170,6 @@ class AuditLogger:
             )
         with app.app_context():
             engines = app.extensions["sqlalchemy"].engines
-            bind_key = metadata.info.get("bind_key")
             if bind_key not in engines:
                 raise ConfigurationError(
                     f"The models' database (bind {bind_key!r}) is not configured: set "
@@ -169,7 +180,9 @@ class AuditLogger:
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
         app.config.setdefault("AUDIT_EXPORT_LIMIT", 100_000)
         app.config.setdefault("AUDIT_EXPORT_TIMEOUT", 60_000)
-        app.extensions[_KEY] = self
+        app.extensions.setdefault(_BINDS, {})[bind_key] = self
+        if bind_key is None or _KEY not in app.extensions:
+            app.extensions[_KEY] = self
         _join_alembic()
         app.cli.add_command(audit_cli)
 
@@ -249,7 +262,7 @@ class AuditLogger:
 
         :raises InvalidOptionError, UnknownColumnError, MissingPrimaryKeyError: for a wrong
             ``__versioned__``.
-        :raises ConfigurationError: for a model of another database.
+        :raises ConfigurationError: for a model of another database that has no AuditLogger.
         """
         tables = merge(
             audited_table(self.schema_name, table, options, owner=owner, aliases=aliases)
@@ -282,10 +295,15 @@ class AuditLogger:
 
         :raises UnknownColumnError: if an excluded column does not exist.
         :raises MissingPrimaryKeyError: if the table has no primary key.
+        :raises ConfigurationError: if the table is in another database.
         """
         table = getattr(table, "__table__", table)
         if not isinstance(table, sa.Table):
             raise NotVersionedError(f"{table!r} is not a Table: pass a Table or a model.")
+        # A Table of a MetaData of its own may well be in this database.
+        bind_key = table.metadata.info.get("bind_key", self.metadata.info.get("bind_key"))
+        if bind_key != self.metadata.info.get("bind_key"):
+            raise _other_database(f"The table {table.fullname!r}", bind_key)
         options = {"exclude": list(exclude_columns)} if exclude_columns is not None else {}
         audited_table(self.schema_name, table, options, owner=f"The table {table.fullname!r}")
         self._registered[table] = (f"The table {table.fullname!r}", options)
@@ -345,6 +363,34 @@ class AuditLogger:
         """
         found = self._places().get((schema_name, table_name))
         return found or Place(schema_name, table_name)
+
+    def is_tracked(self, schema_name: str, table_name: str) -> bool:
+        """Tell whether the trail records a table, under its present name."""
+        place = self._places().get((schema_name, table_name))
+        return place is not None and (place.schema, place.name) == (schema_name, table_name)
+
+    def related(self, schema_name: str, table_name: str) -> tuple[follow.Related, ...]:
+        """Return what ``__versioned__["follow"]`` of a tracked table's models leads to."""
+        found: dict[str, follow.Related] = {}
+        for mapper in self.base.registry.mappers:
+            table = mapper.local_table
+            if not isinstance(table, sa.Table):
+                continue
+            if (table.schema or "public", table.name) == (schema_name, table_name):
+                found.update((related.name, related) for related in self._related(mapper))
+        return tuple(found[name] for name in sorted(found))
+
+    def _related(self, mapper: orm.Mapper[Any]) -> tuple[follow.Related, ...]:
+        options = getattr(mapper.class_, "__versioned__", None)
+        names = options.get("follow", ()) if isinstance(options, Mapping) else ()
+        if not names:
+            return ()
+        # Not audited_tables(): the first use of a model comes by here, and may not ask for all.
+        tracked = {
+            table: audited_table(self.schema_name, table, given, owner=owner, aliases=aliases)
+            for table, given, owner, aliases in self._declared()
+        }
+        return follow.related(mapper, follow.names_of(names, mapper.class_.__name__), tracked.get)
 
     def former_names(
         self, schema_name: str, table_name: str
@@ -412,7 +458,7 @@ class AuditLogger:
 
         :param connection: a ``Connection`` or a ``Session``.
         """
-        context.arm(_connection(connection), self._source)
+        context.arm(self._connection(connection), self._source)
 
     @contextmanager
     def disable(self, session: Any, reason: str | None = None) -> Iterator[None]:
@@ -426,8 +472,9 @@ class AuditLogger:
         """
         functions = getattr(sa.func, self.schema_name)
         _flush(session)
+        suspend = sa.select(functions.suspend(reason))
         try:
-            suspension = session.execute(sa.select(functions.suspend(reason))).scalar_one()
+            suspension = self._connection(session).execute(suspend).scalar_one()
         except sa.exc.ProgrammingError as error:
             if install.sqlstate(error) == "42501":
                 raise NotGrantedError(
@@ -442,9 +489,9 @@ class AuditLogger:
         except BaseException:
             # In a failed transaction nothing can be done, and its rollback ends the suspension.
             with suppress(sa.exc.SQLAlchemyError):
-                session.execute(resume)
+                self._connection(session).execute(resume)
             raise
-        session.execute(resume)
+        self._connection(session).execute(resume)
 
     # -- SQL for hand-written revisions -------------------------------------------------------
 
@@ -503,6 +550,7 @@ class AuditLogger:
             yield from self._declared_by(mapper)
         for table in self.metadata.tables.values():
             if table.info.get("versioned") is not None:
+                _refuse_follow(table)
                 yield table, table.info["versioned"], f"The table {table.fullname!r}", {}
         for table, (owner, options) in self._registered.items():
             yield table, options, owner, {}
@@ -514,18 +562,28 @@ class AuditLogger:
         if options is None or not isinstance(mapper.local_table, sa.Table):
             return
         owner = mapper.class_.__name__
-        if mapper.local_table.metadata is not self.metadata:
-            raise ConfigurationError(
-                f"{owner} has __versioned__ but lives in another database (bind "
-                f"{mapper.local_table.metadata.info.get('bind_key')!r}): an AuditLogger tracks "
-                "the database of its base."
-            )
+        metadata = mapper.local_table.metadata
+        if metadata is not self.metadata:
+            if metadata.info.get("audit_loggers"):  # it tracks the model
+                return
+            raise _other_database(f"{owner} has __versioned__ but", metadata.info.get("bind_key"))
         aliases = {key: column.name for key, column in mapper.columns.items()}
         yield mapper.local_table, _inherited(mapper, options), owner, aliases
+
+    def _connection(self, target: Any) -> sa.Connection:
+        """Return the connection of a ``Session`` to the database of this trail."""
+        if isinstance(target, sa.Connection):
+            return target
+        mapper = self.activity_cls.__mapper__
+        found = target.connection(bind_arguments={"mapper": mapper})
+        if not isinstance(found, sa.Connection):
+            raise AuditError(f"{target!r} is neither a Connection nor a Session: pass one of them.")
+        return found
 
     def _check_mapper(self, mapper: orm.Mapper[Any], _: type[Any]) -> None:
         for table, options, owner, aliases in self._declared_by(mapper):
             audited_table(self.schema_name, table, options, owner=owner, aliases=aliases)
+        self._related(mapper)
 
     def _relate_actor(self, *_: Any) -> None:
         actor_cls = self.actor_cls
@@ -573,6 +631,15 @@ def get_logger(app: Flask | None = None) -> AuditLogger:
     return found
 
 
+def _refuse_follow(table: sa.Table) -> None:
+    options = table.info["versioned"]
+    if isinstance(options, Mapping) and "follow" in options:
+        raise InvalidOptionError(
+            f"The table {table.fullname!r} has follow in info['versioned'], but relationships "
+            "belong to models: write it into the __versioned__ of the model."
+        )
+
+
 def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
     """Cut a parent's lists of columns to those of this table of a joined inheritance."""
     if mapper.inherits is None or not isinstance(options, Mapping):
@@ -599,11 +666,18 @@ def _inherited(mapper: orm.Mapper[Any], options: object) -> object:
     return found
 
 
-def _connection(target: Any) -> sa.Connection:
-    found = target if isinstance(target, sa.Connection) else target.connection()
-    if not isinstance(found, sa.Connection):
-        raise AuditError(f"{target!r} is neither a Connection nor a Session: pass one of them.")
-    return found
+def _other_database(owner: str, bind_key: str | None) -> ConfigurationError:
+    if bind_key is None:
+        how = "call init(db.Model) of an AuditLogger of its own"
+    else:
+        how = (
+            "call init() of an AuditLogger of its own with an abstract class, which has "
+            f"__abstract__ = True and __bind_key__ = {bind_key!r}"
+        )
+    return ConfigurationError(
+        f"{owner} lives in another database (bind {bind_key!r}), and an AuditLogger tracks the "
+        f"database of its base: for that one, {how}."
+    )
 
 
 def _flush(session: Any) -> None:

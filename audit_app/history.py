@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from audit_app import identity as identities
+from audit_app import models
 from audit_app.errors import InvalidCursorError, UnknownVersionError
 from audit_app.formerly import NEVER, Formerly, Place
 
@@ -42,6 +44,7 @@ RECENT: Final = 5_000
 LARGE: Final = 32_768
 """Bytes, as stored, above which a list shows a change's fields without their values."""
 
+_OF_ROWS: Final = ("insert", "update", "delete", models.BASELINE)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR = re.compile(r"(-?[0-9]{1,18})\.(-?[0-9]{1,19})", re.ASCII)
 _LARGEST_ID = 2**63 - 1
@@ -87,13 +90,36 @@ def parse_id(text: str) -> int:
 
 
 @dataclass(frozen=True)
+class Tables:
+    """Tables that may be seen.
+
+    :ivar names: schema and name of each, present and former ones.
+    :ivar texts: what the record of an export may call them.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    texts: tuple[str, ...] = ()
+
+
+EXPORT_SECRETS: Final = ("actor", "reason", "request")
+"""Parameters that an export's mark names: they may tell of changes of any table."""
+
+EXPORT_TABLES: Final = ("schema", "table", "identity", "record", "field", "value")
+"""Parameters that tell of the table that the mark names."""
+
+
+@dataclass(frozen=True)
 class Filters:
     """Which transactions and activities a feed shows; None does not restrict.
 
     :ivar unknown_actor: only what nobody is known to have done; excludes ``actor_id``.
     :ivar since: the earliest moment.
     :ivar until: the first moment that is too late.
-    :ivar tables: schema and name of each table that may be seen.
+    :ivar fields: names of one field (the present one and former ones): only changes of it.
+    :ivar value: only changes to or from this text; needs ``fields``.
+    :ivar keys: spellings of one record's key, as ``activity.object_key`` has it.
+    :ivar words: only transactions whose reason holds each of these, in any case of letters.
+    :ivar tables: the tables that may be seen.
     """
 
     actor_id: str | None = None
@@ -103,13 +129,23 @@ class Filters:
     verb: str | None = None
     since: datetime | None = None
     until: datetime | None = None
-    tables: tuple[tuple[str, str], ...] | None = None
+    fields: tuple[str, ...] = ()
+    value: str | None = None
+    keys: tuple[str, ...] = ()
+    request_id: str | None = None
+    words: tuple[str, ...] = ()
+    tables: Tables | None = None
 
     @property
     def by_activity(self) -> bool:
         """Whether single activities have to be looked at."""
-        wanted = (self.schema_name, self.table_name, self.verb, self.tables)
-        return any(value is not None for value in wanted)
+        given = (self.schema_name, self.table_name, self.verb, self.tables)
+        return bool(self.fields or self.keys) or any(value is not None for value in given)
+
+    @property
+    def is_search(self) -> bool:
+        """Whether no index leads to the answer, so that the search is bounded."""
+        return self.by_activity or self.request_id is not None or bool(self.words)
 
 
 # -- Records -----------------------------------------------------------------------------------
@@ -171,6 +207,72 @@ def record_page(
     ids = _record_ids(activity, place, spans, before=before, limit=limit + 1).subquery("page")
     return (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .join(ids, ids.c.id == activity.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .order_by(activity.id.desc())
+    )
+
+
+def record_versions(
+    activity: Any,
+    transaction: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    *,
+    ids: Sequence[int],
+    large: int,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
+    """Return the query for those of a record's activities that have the given ids.
+
+    Rows are those of :func:`activity_columns`; an id of another record has none.
+    """
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    found = aliased(activity)
+    own = sa.select(found.id).where(
+        found.id.in_(ids),
+        _of_place(found, place),
+        sa.exists().where(_within(found, spans)).correlate(found),
+    )
+    return (
+        sa.select(*activity_columns(activity, transaction, large=large))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(own))
+    )
+
+
+def version_names(
+    activity: Any,
+    transaction: Any,
+    schema_name: str,
+    table_name: str,
+    key: str,
+    *,
+    before: int | None = None,
+    limit: int = PAGE,
+    formerly: Formerly = NEVER,
+) -> sa.Select[Any]:
+    """Return the query for a page of a record's versions without their documents.
+
+    Columns ``id``, ``issued_at``, ``verb``, ``object_key``, ``new_object_key``, ``t_actor_id``,
+    ``t_actor_label``; the newest first.
+    """
+    place = Place(schema_name, table_name, formerly)
+    spans = _spans(activity, place, key)
+    ids = _record_ids(activity, place, spans, before=before, limit=limit).subquery("page")
+    return (
+        sa.select(
+            activity.id.label("id"),
+            activity.issued_at.label("issued_at"),
+            activity.verb.label("verb"),
+            activity.object_key.label("object_key"),
+            activity.new_object_key.label("new_object_key"),
+            transaction.actor_id.label("t_actor_id"),
+            transaction.actor_label.label("t_actor_label"),
+        )
+        .select_from(activity)
         .join(ids, ids.c.id == activity.id)
         .outerjoin(transaction, transaction.id == activity.transaction_id)
         .order_by(activity.id.desc())
@@ -270,6 +372,32 @@ def state_of(rows: Iterable[Any], formerly: Formerly = NEVER) -> dict[str, Any] 
         return None
     old_data, changed_data = formerly.present(last.old_data, last.changed_data)
     return {**(old_data or {}), **(changed_data or {})}
+
+
+def keys_of_record(activity: Any, place: Place, key: str) -> sa.CTE:
+    """Return the keys that a record has had, for :func:`ids_of_record`."""
+    return _spans(activity, place, key)
+
+
+def ids_of_record(
+    activity: Any,
+    place: Place,
+    keys: sa.CTE,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    limit: int,
+) -> sa.Select[Any]:
+    """Return the query for the ids of a record's activities; from ``after`` on, the oldest first.
+
+    :param keys: what :func:`keys_of_record` returned.
+    """
+    return _record_ids(activity, place, keys, before=before, after=after, limit=limit)
+
+
+def is_of_place(activity: Any, place: Place) -> Any:
+    """Return the condition that an activity is about a table, under any of its names."""
+    return _of_place(activity, place)
 
 
 def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
@@ -465,6 +593,43 @@ def activities_by_id(activity: Any, transaction: Any, ids: Iterable[int]) -> sa.
     )
 
 
+def newest_of_keys(
+    activity: Any, transaction: Any, place: Place, keys: Iterable[str]
+) -> sa.Select[Any]:
+    """Return the query for the newest change of each record that has one of ``keys``.
+
+    With the columns of :func:`activity_columns`, and ``found_key``.
+    """
+    wanted = sa.values(sa.column("key", sa.Text), name="wanted").data([(key,) for key in keys])
+    parts = []
+    for name in _KEY_NAMES:
+        one = aliased(activity)
+        newest = (
+            sa.select(one.id)
+            .where(getattr(one, name) == wanted.c.key, _of_place(one, place))
+            .order_by(one.id.desc())
+            .limit(1)
+            .lateral(f"newest_{name}")
+        )
+        parts.append(
+            sa.select(wanted.c.key, newest.c.id).select_from(wanted.join(newest, sa.true()))
+        )
+    both = sa.union_all(*parts).subquery("both")
+    last = (
+        sa.select(both.c.key, sa.func.max(both.c.id).label("id"))
+        .group_by(both.c.key)
+        .subquery("last")
+    )
+    return (
+        sa.select(
+            last.c.key.label("found_key"), *activity_columns(activity, transaction, large=LARGE)
+        )
+        .select_from(last)
+        .join(activity, activity.id == last.c.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+    )
+
+
 def transaction_by_id(transaction: Any, id: int) -> sa.Select[Any]:  # noqa: A002
     """Return the query for one transaction; its columns are named ``t_…``."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
@@ -556,6 +721,16 @@ def scanned(
     )
 
 
+def scanned_of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
+    """Return the query for how far the search of :func:`feed` came where ``filters`` have keys.
+
+    As :func:`scanned`, of activities: the newest of the record, wherever the page begins.
+    """
+    seen = _of_keys(activity, filters, SCAN).subquery("seen")
+    position = sa.func.row_number().over(order_by=seen.c.id.desc()).label("position")
+    return sa.select(seen.c.issued_at, seen.c.id, position).order_by(position.desc()).limit(1)
+
+
 def _matching(
     activity: Any,
     transaction: Any,
@@ -566,12 +741,22 @@ def _matching(
     limit: int,
 ) -> Any:
     forward = after is not None
-    if not filters.by_activity:
+    if not filters.is_search:
         query = _candidates(transaction, filters, before=before, after=after, limit=limit)
         return query.subquery("page")
-    seen = _candidates(transaction, filters, before=before, after=after, limit=SCAN).subquery(
-        "seen"
-    )
+    if filters.keys:
+        query = _keyed(activity, transaction, filters, before=before, after=after, most=SCAN)
+    else:
+        query = _candidates(transaction, filters, before=before, after=after, limit=SCAN)
+    seen = query.subquery("seen")
+    if not filters.by_activity:
+        return (
+            sa.select(*seen.c)
+            .where(*_told(filters, seen.c))
+            .order_by(*_order(seen.c.t_issued_at, seen.c.t_id, forward=forward))
+            .limit(limit)
+            .subquery("page")
+        )
     # A LIMIT of its own keeps the planner from turning this into a join with the whole trail.
     match = (
         _chosen(activity, filters, seen.c.t_id)
@@ -582,9 +767,101 @@ def _matching(
     return (
         sa.select(*seen.c)
         .select_from(seen.join(match, sa.true()))
+        .where(*_told(filters, seen.c))
         .order_by(*_order(seen.c.t_issued_at, seen.c.t_id, forward=forward))
         .limit(limit)
         .subquery("page")
+    )
+
+
+def _told(filters: Filters, columns: Any) -> list[Any]:
+    """Conditions on what a transaction tells of itself and no index leads to."""
+    conditions = [columns.t_reason.icontains(word, autoescape=True) for word in filters.words]
+    if filters.request_id is not None:
+        conditions.append(columns.t_request_id == filters.request_id)
+    return conditions
+
+
+def _keyed(
+    activity: Any,
+    transaction: Any,
+    filters: Filters,
+    *,
+    before: Cursor | None,
+    after: Cursor | None,
+    most: int | None,
+) -> sa.Select[Any]:
+    """Transactions that changed a record, by the index that leads by its key.
+
+    :param most: how many of its changes are looked at, the newest; None for all.
+    """
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    newest = _of_keys(activity, filters, most).subquery("newest")
+    ids = sa.select(newest.c.transaction_id).distinct().subquery("changed")
+    # A LIMIT of its own keeps the planner from walking all transactions of the period instead.
+    found = (
+        sa.select(*columns)
+        .where(transaction.id == ids.c.transaction_id)
+        .where(*_within_reach(transaction, filters, before, after))
+        .limit(1)
+        .lateral("found")
+    )
+    return sa.select(*found.c).select_from(ids.join(found, sa.true()))
+
+
+def _of_keys(activity: Any, filters: Filters, most: int | None) -> sa.Select[Any]:
+    """The newest changes of a record: ``id``, ``transaction_id``, ``issued_at``.
+
+    Each key in each table is cut by the index before they are merged.
+    """
+    parts = []
+    for name in _KEY_NAMES:
+        places, found = _key_tables(activity, name, filters.keys), aliased(activity)
+        newest = (
+            sa.select(found.id, found.transaction_id, found.issued_at)
+            .where(getattr(found, name) == places.c.key, found.table_name == places.c.table_name)
+            .order_by(found.id.desc())
+            .limit(most)
+        )
+        if filters.schema_name is not None:
+            newest = newest.where(found.schema_name == filters.schema_name)
+        if filters.table_name is not None:
+            newest = newest.where(found.table_name == filters.table_name)
+        if filters.tables is not None:
+            newest = newest.where(is_among(found, filters.tables))
+        cut = newest.lateral("cut")
+        parts.append(sa.select(*cut.c).select_from(places.join(cut, sa.true())))
+    both = sa.union_all(*parts).subquery("both")
+    return sa.select(*both.c).order_by(both.c.id.desc()).limit(most)
+
+
+_KEY_NAMES = ("object_key", "new_object_key")
+
+
+def _key_tables(activity: Any, name: str, keys: Iterable[str]) -> Any:
+    """The tables that have records with one of ``keys``: a loose index scan, one probe for each.
+
+    :param name: the attribute that holds the key, which leads an index with the table.
+    """
+    wanted = (
+        sa.func.unnest(sa.cast(list(keys), sa.ARRAY(sa.Text)))
+        .table_valued(sa.column("key", sa.Text), name=f"{name}_wanted")
+        .render_derived()
+    )
+    first, other = aliased(activity), aliased(activity)
+    probe = (
+        sa.select(sa.func.min(first.table_name))
+        .where(getattr(first, name) == wanted.c.key)
+        .scalar_subquery()
+    )
+    found = sa.select(wanted.c.key, probe.label("table_name")).cte(f"{name}_table", recursive=True)
+    following = (
+        sa.select(sa.func.min(other.table_name))
+        .where(getattr(other, name) == found.c.key, other.table_name > found.c.table_name)
+        .scalar_subquery()
+    )
+    return found.union_all(
+        sa.select(found.c.key, following.label("table_name")).where(found.c.table_name.is_not(None))
     )
 
 
@@ -598,22 +875,29 @@ def _candidates(
 ) -> sa.Select[Any]:
     """Transactions by what they know themselves: actor and time, both led by an index."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
-    query = sa.select(*columns)
-    if filters.unknown_actor:
-        query = query.where(transaction.actor_id.is_(None))
-    elif filters.actor_id is not None:
-        query = query.where(transaction.actor_id == filters.actor_id)
-    if filters.since is not None:
-        query = query.where(transaction.issued_at >= filters.since)
-    if filters.until is not None:
-        query = query.where(transaction.issued_at < filters.until)
-    place = sa.tuple_(transaction.issued_at, transaction.id)
-    if before is not None:
-        query = query.where(place < sa.tuple_(*_literals(before)))
-    if after is not None:
-        query = query.where(place > sa.tuple_(*_literals(after)))
+    query = sa.select(*columns).where(*_within_reach(transaction, filters, before, after))
     order = _order(transaction.issued_at, transaction.id, forward=after is not None)
     return query.order_by(*order).limit(limit)
+
+
+def _within_reach(
+    transaction: Any, filters: Filters, before: Cursor | None, after: Cursor | None
+) -> list[Any]:
+    conditions = []
+    if filters.unknown_actor:
+        conditions.append(transaction.actor_id.is_(None))
+    elif filters.actor_id is not None:
+        conditions.append(transaction.actor_id == filters.actor_id)
+    if filters.since is not None:
+        conditions.append(transaction.issued_at >= filters.since)
+    if filters.until is not None:
+        conditions.append(transaction.issued_at < filters.until)
+    place = sa.tuple_(transaction.issued_at, transaction.id)
+    if before is not None:
+        conditions.append(place < sa.tuple_(*_literals(before)))
+    if after is not None:
+        conditions.append(place > sa.tuple_(*_literals(after)))
+    return conditions
 
 
 def _literals(cursor: Cursor) -> tuple[Any, Any]:
@@ -640,15 +924,67 @@ def _conditions(activity: Any, filters: Filters) -> list[Any]:
         for name in names
         if getattr(filters, name) is not None
     ]
+    if filters.keys:
+        found.append(
+            sa.or_(activity.object_key.in_(filters.keys), activity.new_object_key.in_(filters.keys))
+        )
+    if filters.fields:
+        found.append(_changes_field(activity, filters))
     if filters.tables is not None:
-        found.append(_among(activity, filters.tables))
+        found.append(is_among(activity, filters.tables))
     return found
 
 
-def _among(activity: Any, tables: tuple[tuple[str, str], ...]) -> Any:
-    if not tables:
+def _changes_field(activity: Any, filters: Filters) -> Any:
+    """Changes of a field; an insert and a delete change every field that they hold."""
+    old, changed = _as_jsonb(activity.old_data), _as_jsonb(activity.changed_data)
+    document = sa.func.coalesce(changed, old, type_=JSONB)
+    conditions = []
+    for name in filters.fields:
+        condition = document.has_key(name)
+        if filters.value is not None:
+            condition = sa.and_(
+                condition,
+                sa.or_(changed[name].astext == filters.value, old[name].astext == filters.value),
+            )
+        conditions.append(condition)
+    # What the trail says of itself (the size of a truncated table, a reason) is no field.
+    return sa.and_(activity.verb.in_(_OF_ROWS), sa.or_(*conditions))
+
+
+def is_among(activity: Any, tables: Tables) -> Any:
+    """Return the condition that an activity is about tables that may be seen.
+
+    The trail's marks of rewritings and exports tell of other tables than their own: theirs count.
+    """
+    if not tables.names:
         return sa.false()
-    return sa.tuple_(activity.schema_name, activity.table_name).in_(tables)
+    facts = _as_jsonb(activity.changed_data)
+    arguments, given = facts["arguments"], facts["filter"]
+    rewritten = sa.and_(
+        sa.tuple_(facts["schema"].astext, facts["table"].astext).in_(tables.names),
+        sa.or_(
+            facts["operation"].astext != "rename_table",
+            sa.tuple_(arguments["schema"].astext, arguments["table"].astext).in_(tables.names),
+        ),
+    )
+    text = sa.func.concat_ws(".", given["schema"].astext, given["table"].astext)
+    exported = sa.and_(
+        sa.not_(_has_any(given, EXPORT_SECRETS)),
+        sa.or_(sa.not_(_has_any(given, EXPORT_TABLES)), text.in_(tables.texts)),
+    )
+    return sa.and_(
+        sa.tuple_(activity.schema_name, activity.table_name).in_(tables.names),
+        sa.case(
+            (activity.verb == "rewrite", rewritten),
+            (activity.verb == "export", exported),
+            else_=sa.true(),
+        ),
+    )
+
+
+def _has_any(document: Any, names: Iterable[str]) -> Any:
+    return document.has_any(sa.cast(list(names), sa.ARRAY(sa.Text)))
 
 
 # -- Exports -----------------------------------------------------------------------------------
@@ -659,7 +995,11 @@ def export(activity: Any, transaction: Any, filters: Filters) -> sa.Select[Any]:
 
     Without a limit: meant for a server-side cursor, which stops where the caller does.
     """
-    seen = _candidates(transaction, filters, before=None, after=None, limit=None).subquery("seen")
+    if filters.keys:
+        query = _keyed(activity, transaction, filters, before=None, after=None, most=None)
+    else:
+        query = _candidates(transaction, filters, before=None, after=None, limit=None)
+    seen = query.subquery("seen")
     columns = _activity_columns(activity, large=_LARGEST_ID)
     # A LIMIT of its own keeps the planner from sorting a join with the whole trail.
     change = (
@@ -672,6 +1012,7 @@ def export(activity: Any, transaction: Any, filters: Filters) -> sa.Select[Any]:
     return (
         sa.select(*seen.c, *change.c)
         .select_from(seen.join(change, sa.true()))
+        .where(*_told(filters, seen.c))
         .order_by(seen.c.t_issued_at.desc(), seen.c.t_id.desc(), change.c.id)
     )
 
@@ -718,7 +1059,7 @@ def actors(
     after: str | None = None,
     limit: int = 200,
     activity: Any = None,
-    tables: tuple[tuple[str, str], ...] | None = None,
+    tables: Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query for who was active: each actor's id, last label and last moment.
 
@@ -760,7 +1101,7 @@ def last_of_actor(
     actor_id: str | None,
     *,
     activity: Any = None,
-    tables: tuple[tuple[str, str], ...] | None = None,
+    tables: Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query for an actor's newest transaction: id, label, moment; None for unknown.
 
@@ -822,7 +1163,7 @@ def _newest_among(
     transaction: Any,
     activity: Any,
     condition: Any,
-    tables: tuple[tuple[str, str], ...],
+    tables: Tables,
     *,
     of: Any = None,
 ) -> sa.Select[Any]:
@@ -861,3 +1202,82 @@ def _actor_columns(transaction: Any) -> list[Any]:
 def _is_actor(transaction: Any, actor_id: str | None) -> Any:
     column = transaction.actor_id
     return column.is_(None) if actor_id is None else column == actor_id
+
+
+# -- Looking up --------------------------------------------------------------------------------
+
+NAMESAKES: Final = 50
+"""Records with one key that a search offers to choose from."""
+
+
+def records_of_keys(
+    activity: Any,
+    transaction: Any,
+    keys: Iterable[str],
+    *,
+    limit: int = NAMESAKES,
+    tables: Tables | None = None,
+) -> sa.Select[Any]:
+    """Return the query for the records that have or had one of ``keys``, in any table.
+
+    A row for each record: the newest activity under that key, with the columns of
+    :func:`activity_columns`, and ``found_key``. One row more than ``limit`` tells that there are
+    more.
+
+    :param tables: only records of these.
+    """
+    keys, parts = tuple(keys), []
+    for name in _KEY_NAMES:
+        places, one = _key_tables(activity, name, keys), aliased(activity)
+        # Namesakes in two schemas share an entry of the index: enough of it is read to see both.
+        found = (
+            sa.select(one.id, one.schema_name)
+            .where(getattr(one, name) == places.c.key, one.table_name == places.c.table_name)
+            .order_by(one.id.desc())
+            .limit(_NEWEST)
+            .correlate(places)
+        )
+        if tables is not None:
+            found = found.where(is_among(one, tables))
+        newest = found.subquery("newest")
+        last = (
+            sa.select(sa.func.max(newest.c.id).label("id"), newest.c.schema_name)
+            .group_by(newest.c.schema_name)
+            .lateral("last")
+        )
+        parts.append(
+            sa.select(last.c.id, places.c.key.label("found_key")).select_from(
+                places.join(last, sa.true())
+            )
+        )
+    both = sa.union_all(*parts).subquery("record")
+    return (
+        sa.select(both.c.found_key, *activity_columns(activity, transaction, large=LARGE))
+        .select_from(both)
+        .join(activity, activity.id == both.c.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .order_by(activity.table_name, activity.id.desc())
+        .limit(2 * limit + 1)
+    )
+
+
+_NEWEST = 200
+
+
+def of_request(transaction: Any, request_id: str, *, limit: int = 2) -> sa.Select[Any]:
+    """Return the query for the newest transactions of a request: ``id``, ``issued_at``.
+
+    Among the newest :data:`SCAN` ones, for no index leads from a request to them.
+    """
+    seen = (
+        sa.select(transaction.id, transaction.issued_at, transaction.request_id)
+        .order_by(transaction.issued_at.desc(), transaction.id.desc())
+        .limit(SCAN)
+        .subquery("seen")
+    )
+    return (
+        sa.select(seen.c.id, seen.c.issued_at)
+        .where(seen.c.request_id == request_id)
+        .order_by(seen.c.issued_at.desc(), seen.c.id.desc())
+        .limit(limit)
+    )

@@ -8,9 +8,10 @@ nothing of this package.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import util as alembic_util
@@ -19,10 +20,8 @@ from alembic.operations import Operations, ops
 
 from audit_app import sql
 from audit_app.ddl import AuditedTable, Trail, track_sql, untrack_sql
+from audit_app.evolution import INFO
 from audit_app.install import check_table, is_installed
-
-INFO: Final = "audit_loggers"
-"""The key of ``MetaData.info`` under which the loggers of its models stand."""
 
 _STALE = frozenset(
     {"drift", "duplicate", "function", "options", "owner", "partition", "trigger", "untracked"}
@@ -34,7 +33,7 @@ class AuditOp(ops.MigrateOperation):
     """A step of a revision.
 
     :ivar comment: what it does, and what its reverse does.
-    :ivar upgrade_sql: the statements, and those of the way back.
+    :ivar upgrade_sql: the statements, and those of the way back; either may be empty.
     """
 
     def __init__(self, comment: tuple[str, str], upgrade_sql: str, downgrade_sql: str) -> None:
@@ -51,11 +50,14 @@ class AuditOp(ops.MigrateOperation):
 
 @Operations.implementation_for(AuditOp)
 def _run(operations: Operations, operation: AuditOp) -> None:
-    operations.execute(operation.upgrade_sql)
+    if operation.upgrade_sql:
+        operations.execute(operation.upgrade_sql)
 
 
 @renderers.dispatch_for(AuditOp)
 def _render(_: Any, operation: AuditOp) -> list[str]:
+    if not operation.upgrade_sql:
+        return []
     # A literal for each line: Alembic indents what it renders, and no function's body may change.
     lines = operation.upgrade_sql.splitlines(keepends=True)
     text = "\n".join(f"    {line!r}" for line in lines)
@@ -107,6 +109,7 @@ def compare(autogen_context: Any, upgrade_ops: Any, _schemas: Any) -> Any:
         for logger in () if part is None else part.info.get(INFO, ()):
             _leave_tables_to_us(upgrade_ops, logger.trail, logger.schema_name)
             if connection is not None and connection.dialect.name == "postgresql":
+                _leave_entities_to_us(autogen_context, upgrade_ops, logger.trail)
                 _compare(connection, upgrade_ops, logger)
     result = getattr(alembic_util, "PriorityDispatchResult", None)
     return None if result is None else result.CONTINUE
@@ -127,6 +130,40 @@ def _leave_tables_to_us(upgrade_ops: Any, trail: Trail, schema_name: str) -> Non
         for op in upgrade_ops.ops
         if (getattr(op, "schema", None), getattr(op, "table_name", None)) not in names
     ]
+
+
+def _leave_entities_to_us(autogen_context: Any, upgrade_ops: Any, trail: Trail) -> None:
+    """alembic_utils drops what is not registered with it: not our functions and triggers."""
+    module = sys.modules.get("alembic_utils.replaceable_entity")
+    if module is None:
+        return
+    connection: sa.Connection = autogen_context.connection
+    # That of a trail that is about to be renamed, too.
+    schemas = {row.name for row in connection.execute(_SCHEMAS) if _is_trail(row.comment)}
+    schemas.add(trail.schema_name)
+    definitions = [row.definition for row in connection.execute(_TRIGGERS) if row.schema in schemas]
+    triggers: set[str] = set()
+
+    def is_ours(entity: Any) -> bool:
+        if not isinstance(entity, module.ReplaceableEntity):
+            return False
+        if entity.schema in schemas:
+            return entity.type_ in {"function", "grant_table", "trigger"}
+        if entity.type_ != "trigger":
+            return False
+        if not triggers:  # as alembic_utils reads them from the database
+            triggers.update(entity.from_sql(text).identity for text in definitions)
+        return entity.identity in triggers
+
+    upgrade_ops.ops[:] = [
+        op
+        for op in upgrade_ops.ops
+        if not is_ours(getattr(op, "target", None)) or op.to_diff_tuple()[0] != "drop_entity"
+    ]
+    # An Alembic without priorities may run the other comparison after this one.
+    autogen_context._object_filters.append(
+        lambda item, _name, _type, reflected, _to: not (reflected and is_ours(item))
+    )
 
 
 def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
@@ -154,7 +191,7 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     elif not is_installed(connection, trail) or set(installed.bodies) <= {"refuse"}:
         after.append(_install(trail))
     elif not _is_current(connection, trail, installed):
-        after.append(_update(trail, installed))
+        before.append(_update(trail, installed, _additions(connection, trail)))
     else:
         is_replaced = False
 
@@ -163,13 +200,20 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
     for name in installed.tables:
         if name in known and name not in declared:
             before.append(_untrack(installed, name))
+    altered = _altered(upgrade_ops)
     for table in wanted:
         present = there[table] or ""
         options = installed.tables.get(present)
         if options is None:
             after.append(_track_new(table))
-        elif options != table.wanted or (not is_replaced and _is_stale(connection, trail, table)):
-            after.append(_track_again(installed, table, present))
+        elif (
+            options != table.wanted
+            or (table.explicit_schema, table.name) in altered
+            or (not is_replaced and _is_stale(connection, trail, table))
+        ):
+            # A capture function is made for the columns that are there: each way ends with it.
+            before.append(_track_again_on_the_way_back(installed, table, present))
+            after.append(_track_again(table))
     upgrade_ops.ops[:0] = before
     upgrade_ops.ops.extend(after)
 
@@ -185,13 +229,15 @@ def _install(trail: Trail) -> AuditOp:
     )
 
 
-def _update(trail: Trail, installed: Installed) -> AuditOp:
+def _update(trail: Trail, installed: Installed, additions: tuple[str, str]) -> AuditOp:
+    add, take_away = additions
     return AuditOp(
         ("Bring the audit trail's functions up to date.", "Bring the former functions back."),
         # Those too that the models do not know: their capture functions call these.
-        _functions_sql(trail) + _track_all(trail.schema_name, installed),
+        add + _functions_sql(trail) + _track_all(trail.schema_name, installed),
         _untrack_all(trail.schema_name, installed)
         + installed.functions_sql
+        + take_away
         + _track_all(trail.schema_name, installed),
     )
 
@@ -220,12 +266,12 @@ def _track_new(table: AuditedTable) -> AuditOp:
     )
 
 
-def _track_again(installed: Installed, table: AuditedTable, name: str) -> AuditOp:
-    return AuditOp(
-        (f"Track {table.regclass} anew.", f"Track {table.regclass} as before."),
-        f"{table.create_sql};\n",
-        installed.track_sql(name),
-    )
+def _track_again(table: AuditedTable) -> AuditOp:
+    return AuditOp((f"Track {table.regclass} anew.", ""), f"{table.create_sql};\n", "")
+
+
+def _track_again_on_the_way_back(installed: Installed, table: AuditedTable, name: str) -> AuditOp:
+    return AuditOp(("", f"Track {table.regclass} as before."), "", installed.track_sql(name))
 
 
 def _untrack(installed: Installed, name: str) -> AuditOp:
@@ -287,6 +333,13 @@ _SCHEMAS = sa.text(
     "pg_catalog.obj_description(n.oid, CAST('pg_namespace' AS name)) AS comment "
     "FROM pg_catalog.pg_namespace n"
 )
+_TRIGGERS = sa.text(
+    "SELECT CAST(n.nspname AS text) AS schema, pg_catalog.pg_get_triggerdef(t.oid) AS definition "
+    "FROM pg_catalog.pg_trigger t "
+    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
+    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
+    "WHERE NOT t.tgisinternal"
+)
 _RELATION = sa.text(
     "SELECT pg_catalog.concat(pg_catalog.quote_ident(CAST(n.nspname AS text)), CAST('.' AS text), "
     "pg_catalog.quote_ident(CAST(c.relname AS text))) FROM pg_catalog.pg_class c "
@@ -332,18 +385,51 @@ def _former(
     found = [
         read(connection, row.name)
         for row in connection.execute(_SCHEMAS)
-        if row.name != trail.schema_name and (row.comment or "").startswith("audit_app sha256=")
+        if row.name != trail.schema_name and _is_trail(row.comment)
     ]
     candidates = [trail_ for trail_ in found if wanted & set(trail_.tables)]
     return candidates[0] if len(candidates) == 1 else None
 
 
+def _is_trail(comment: str | None) -> bool:
+    """Whether the comment on a schema says that it holds a trail of this package."""
+    return (comment or "").startswith("audit_app sha256=")
+
+
+def _altered(upgrade_ops: Any) -> set[tuple[str | None, str]]:
+    """Schema and name of each table whose columns or key this revision alters."""
+    kinds = (
+        ops.AddColumnOp,
+        ops.AlterColumnOp,
+        ops.CreatePrimaryKeyOp,
+        ops.DropColumnOp,
+        ops.DropConstraintOp,
+    )
+    return {
+        (op.schema, op.table_name)
+        for op in upgrade_ops.ops
+        if isinstance(op, ops.ModifyTableOps) and any(isinstance(step, kinds) for step in op.ops)
+    }
+
+
 def _is_current(connection: sa.Connection, trail: Trail, installed: Installed) -> bool:
     if installed.bodies != trail.function_bodies or trail.digest not in (installed.comment or ""):
+        return False
+    if any(_additions(connection, trail)):
         return False
     functions = getattr(sa.func, trail.schema_name)
     guards = functions.check_trail().table_valued("code", "relation", "message")
     return all(row.code != "append_only" for row in connection.execute(sa.select(guards)))
+
+
+def _additions(connection: sa.Connection, trail: Trail) -> tuple[str, str]:
+    """What gives the trail's own tables the columns and indexes that they lack, and takes them."""
+    inspector, schema = sa.inspect(connection), trail.schema_name
+    there: dict[str, set[str | None]] = {}
+    for table in (table.name for table in trail.tables):
+        there[table] = {column["name"] for column in inspector.get_columns(table, schema)}
+        there[table] |= {index["name"] for index in inspector.get_indexes(table, schema)}
+    return trail.additions(there)
 
 
 def _is_stale(connection: sa.Connection, trail: Trail, table: AuditedTable) -> bool:

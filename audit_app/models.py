@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -29,9 +29,9 @@ VERBS = ("insert", "update", "delete", "truncate")
 BASELINE = "baseline"
 """The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
 
-MARKS = ("suspend", "resume", "gap", "export")
+MARKS = ("suspend", "resume", "gap", "export", "rewrite")
 """The trail's own marks: capture was suspended or resumed, a change could not be recorded, a part
-of the trail was exported."""
+of the trail was exported, or what was recorded of a table was rewritten to follow its schema."""
 
 
 class XID8(sa.types.UserDefinedType[int]):
@@ -82,12 +82,15 @@ class StoredRow(sa.TypeDecorator[dict[str, Any]]):
         return sa.type_coerce(sa.cast(column, sa.Text), self)
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value, parse_float=Decimal, parse_int=_parse_int)
-        except (RecursionError, ArithmeticError):
-            return Undecoded(value)
+        return decode(value) if isinstance(value, str) else value
+
+
+def decode(text: str) -> Any:
+    """Return what a JSON text holds, its numbers exact; a document too deep to hold as its text."""
+    try:
+        return json.loads(text, parse_float=Decimal, parse_int=_parse_int)
+    except (RecursionError, ArithmeticError):
+        return Undecoded(text)
 
 
 def _parse_int(text: str) -> int | Decimal:
@@ -255,13 +258,7 @@ class ActivityMixin:
         mapper = self._mapper()
         if mapper is None or self.object_key is None:
             return None
-        data, instance = self.data, mapper.class_manager.new_instance()
-        for column in mapper.columns:
-            if column.name in data:
-                value = identity.from_json(data[column.name], column.type)
-                key = mapper.get_property_by_column(column).key
-                sa.orm.attributes.set_committed_value(instance, key, value)
-        return instance
+        return rebuild(mapper, self.data)
 
     _place = staticmethod(Place)
     """Tells the present name of a table; an AuditLogger knows those that were renamed."""
@@ -271,17 +268,8 @@ class ActivityMixin:
         return find_table(self.metadata, place.schema, place.name)
 
     def _mapper(self) -> Mapper[Any] | None:
-        table, mappers = self._table(), self.registry.mappers
-        candidates: list[Mapper[Any]] = [
-            m for m in mappers if table is not None and m.local_table is table
-        ]
-        if len(candidates) > 1:  # single-table inheritance: the discriminator tells
-            base = next(m for m in candidates if m.inherits not in candidates)
-            on = base.polymorphic_on
-            value = self.data.get(on.name) if on is not None else None
-            found: Mapper[Any] = base.polymorphic_map.get(value, base)
-            return found
-        return candidates[0] if candidates else None
+        found: Mapper[Any] | None = find_mapper(self.registry, self._table(), self.data)
+        return found
 
     def _decode(self, text: str | None) -> Any:
         table = self._table()
@@ -299,10 +287,12 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
     """Map the two tables on ``base``, in the schema ``schema_name``.
 
     The classes are registered as ``AuditTransaction`` and ``AuditActivity``, so that an
-    application may have a ``Transaction`` of its own.
+    application may have a ``Transaction`` of its own; those of a bind with its key behind the name.
     """
+    bind_key = base.metadata.info.get("bind_key")
+    suffix = "" if bind_key is None else f"_{bind_key}"
     transaction: Any = type(
-        "AuditTransaction",
+        f"AuditTransaction{suffix}",
         (TransactionMixin, base),
         {
             "__module__": __name__,
@@ -324,7 +314,7 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
         )
 
     activity: Any = type(
-        "AuditActivity",
+        f"AuditActivity{suffix}",
         (ActivityMixin, base),
         {
             "__module__": __name__,
@@ -366,14 +356,44 @@ def find_table(metadata: sa.MetaData, schema_name: str, table_name: str) -> sa.T
     return table
 
 
+def find_mapper(registry: Any, table: sa.Table | None, data: Mapping[str, Any]) -> Any:
+    """Return the mapper of a table's row; None if no model is mapped to the table.
+
+    :param registry: of the declarative base.
+    :param data: the row as the trail holds it: with single-table inheritance it tells the class.
+    """
+    candidates: list[Mapper[Any]] = [
+        m for m in registry.mappers if table is not None and m.local_table is table
+    ]
+    if len(candidates) > 1:
+        base = next(m for m in candidates if m.inherits not in candidates)
+        on = base.polymorphic_on
+        value = data.get(on.name) if on is not None else None
+        return base.polymorphic_map.get(value, base)
+    return candidates[0] if candidates else None
+
+
+def rebuild(mapper: Mapper[Any], data: Mapping[str, Any]) -> Any:
+    """Return an instance of a model with the values that the trail holds, in no session."""
+    instance = mapper.class_manager.new_instance()
+    for column in mapper.columns:
+        if column.name in data:
+            value = identity.from_json(data[column.name], column.type)
+            key = mapper.get_property_by_column(column).key
+            sa.orm.attributes.set_committed_value(instance, key, value)
+    return instance
+
+
 def resolve_actor_class(base: type[Any], actor_cls: type[Any] | str) -> type[Any] | None:
     """Return the mapped class that ``actor_cls`` names on ``base``; None if there is none."""
     if isinstance(actor_cls, type):
         return actor_cls
-    found = [
-        mapper.class_ for mapper in base.registry.mappers if mapper.class_.__name__ == actor_cls
-    ]
-    return found[0] if found else None
+    found = [mapper for mapper in base.registry.mappers if mapper.class_.__name__ == actor_cls]
+    # The binds of an application share the registry: this database's own class comes first.
+    found.sort(
+        key=lambda mapper: getattr(mapper.local_table, "metadata", None) is not base.metadata
+    )
+    return found[0].class_ if found else None
 
 
 def relate_actor(transaction_cls: Any, actor_cls: type[Any]) -> None:

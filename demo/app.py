@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from flask import Flask
+from flask import Flask, request
+from flask_babel import Babel
 
 from audit_app import audit_bp
 from demo import auth, backoffice, pages
@@ -13,6 +14,14 @@ from demo.models import audit_logger, db, migrate
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+LANGUAGES = ["en", "de"]
+"""What the demo speaks, its Flask-Admin and the audit pages alike."""
+
+
+def _locale() -> str | None:
+    return request.accept_languages.best_match(LANGUAGES)
 
 
 def create_app(database_url: str, *, secret_key: str | None = None) -> Flask:
@@ -32,6 +41,7 @@ def create_app(database_url: str, *, secret_key: str | None = None) -> Flask:
     db.init_app(app)
     migrate.init_app(app, db, directory="migrations")
     auth.init_app(app)
+    Babel(app, locale_selector=_locale)
     audit_logger.init_app(app)
     app.register_blueprint(pages.bp)
     app.register_blueprint(auth.bp)

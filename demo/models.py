@@ -63,7 +63,7 @@ class Country(Model):
     """A country or territory of ISO 3166-1."""
 
     __tablename__ = "country"
-    __versioned__: ClassVar[dict[str, Any]] = {}
+    __versioned__: ClassVar[dict[str, Any]] = {"follow": ["subdivisions", "currencies"]}
 
     alpha_2: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     alpha_3: Mapped[str] = mapped_column(sa.Text, unique=True)
@@ -83,12 +83,16 @@ class Country(Model):
     def __str__(self) -> str:
         return f"{self.flag} {self.name}"
 
+    def __audit_label__(self) -> str:
+        """Return what the audit pages call a country, then as now."""
+        return str(self)
+
 
 class Subdivision(Model):
     """A part of a country: a state, a province, a city; ISO 3166-2."""
 
     __tablename__ = "subdivision"
-    __versioned__: ClassVar[dict[str, Any]] = {}
+    __versioned__: ClassVar[dict[str, Any]] = {"follow": ["parent", "parts"]}
 
     code: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     name: Mapped[str] = mapped_column(sa.Text)
@@ -101,7 +105,8 @@ class Subdivision(Model):
     )
 
     country: Mapped[Country] = relationship(back_populates="subdivisions")
-    parent: Mapped[Subdivision | None] = relationship(remote_side=[code])
+    parent: Mapped[Subdivision | None] = relationship(remote_side=[code], back_populates="parts")
+    parts: Mapped[list[Subdivision]] = relationship(back_populates="parent", passive_deletes="all")
 
     def __str__(self) -> str:
         return f"{self.code} {self.name}"
@@ -164,6 +169,11 @@ audit_logger = AuditLogger(
     get_actor_label=current_editor_name,
     actor_cls="Editor",
     schema_name="audit",
+    labels={
+        "country": {"alpha_2": "Code", "alpha_3": "Code of three letters"},
+        "subdivision": {"country_code": "Country", "parent_code": "Part of"},
+        "country_currency": {"country_code": "Country", "currency_code": "Currency"},
+    },
     # The audit pages are closed to everybody until a policy says who may look.
     can_view=lambda actor: actor is not None,
 )

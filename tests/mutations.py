@@ -104,6 +104,7 @@ _ATTACKS = "integration/faults/test_attacks.py"
 _ATTRIBUTION = "integration/test_attribution.py"
 _CAPTURE = "integration/test_capture.py"
 _ERRORS = "integration/test_errors.py"
+_EVOLUTION = "migration/test_evolution.py"
 
 _SETTINGS_TEST = f"{_VALUES}::test_the_clients_settings_do_not_change_what_is_stored"
 _GARBAGE_TEST = f"{_BYPASS}::test_settings_set_to_garbage"
@@ -115,6 +116,7 @@ _NEVER = "WHEN division_by_zero THEN"  # an exception that does not happen
 
 _TABLE, _TEXT, _SUSPEND = "sql/audit_table.sql", "sql/capture.sql", "sql/suspend.sql"
 _ROW, _ONLY, _PUBLIC = "sql/transaction_id.sql", "sql/append_only.sql", "sql/roles.sql"
+_EVOLVE = "sql/evolve.sql"
 _VALUE, _CONTEXT, _STATEMENTS = "sql/values.sql", "context.py", "statements.py"
 
 
@@ -156,6 +158,30 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        "EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), "
        "'() FROM PUBLIC');", "",
        f"{_GAPS}::test_a_capture_function_on_the_attackers_table"),
+
+    # -- The rewriting
+    _m("rewrite-record", _ONLY, "          AND a.verb = 'rewrite'\n", "",
+       f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-xid", _ONLY, "\n          AND a.native_transaction_id = pg_current_xact_id();", ";",
+       f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-update", _ONLY, "TG_OP = 'UPDATE' AND ", "", f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-activity", _ONLY, "TG_TABLE_NAME = 'activity' AND ", "",
+       f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-ends", _EVOLVE,
+       "PERFORM set_config('audit_app.rewrite', '', true);\n    RETURN card", "RETURN card",
+       f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-objects", _EVOLVE,
+       "pg_catalog.jsonb_typeof(data) OPERATOR(pg_catalog.=) 'object' AND data", "data",
+       f"{_EVOLUTION}::test_documents_that_are_none"),
+    _m("rewrite-table", _EVOLVE, "<= $2 AND a.schema_name = $3 AND", "<= $2 AND",
+       f"{_EVOLUTION}::test_an_operation_and_its_way_back"),
+    _m("rewrite-clash", _EVOLVE, "IF _clash IS NOT NULL", "IF false",
+       f"{_EVOLUTION}::test_two_columns_of_one_name"),
+    _m("rewrite-forgets", _EVOLVE, "PERFORM @schema@.forget_kept(", "PERFORM concat(",
+       f"{_EVOLUTION}::test_removal_for_good"),
+    _m("rewrite-forgets-online", "evolution.py",
+       'execute(_call(schema, "forget_kept", *place, arguments))', "",
+       f"{_EVOLUTION}::test_removal_for_good"),
 
     # -- Suspension, the memo, the context
     _m("suspension-xid", _SUSPEND,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 from audit_app import history
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 10
 """How often a page reads on because the visitor may not see what it read."""
-
-TablePairs = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Change:
 class Access:
     """What the present actor may see.
 
-    :ivar tables: schema and name, present and former, of each table that lists show; None for all.
+    :ivar tables: the tables that lists show; None for all.
     """
 
     logger: Logger
     actor: Any
-    tables: TablePairs | None = None
+    tables: history.Tables | None = None
     _answers: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     @classmethod
@@ -76,8 +75,12 @@ class Access:
             (row.schema_name, row.table_name)
             for row in session.execute(history.recent_tables(logger.activity_cls))
         }
-        allowed = tuple(sorted(pair for pair in known if access.sees_table(*pair)))
-        return dataclasses.replace(access, tables=allowed)
+        allowed = {pair for pair in known if access.sees_table(*pair)}
+        # A name that may mean another table as well is none by which to tell.
+        texts = {text for pair in allowed for text in _texts(pair)}
+        texts -= {text for pair in known - allowed for text in _texts(pair)}
+        tables = history.Tables(tuple(sorted(allowed)), tuple(sorted(texts)))
+        return dataclasses.replace(access, tables=tables)
 
     @property
     def by_row(self) -> bool:
@@ -108,18 +111,80 @@ class Access:
         """Return the rows that the actor may see, under the present names of their columns.
 
         :param rows: of :func:`audit_app.history.activity_columns`; what lists leave out because of
-            its size is read for the policy, all at once.
+            its size is read for the policies, all at once.
         """
         shown = [present(self.logger, row) for row in rows]
+        if not self.is_limited:
+            return shown
+        shown = [row for row in shown if row.id is None or self._sees_table_of(row)]
+        policy = self.logger.can_view_activity
+        if policy is not None:
+            shown = [row for row in shown if row.id is not None]
+        large = [row for row in shown if row.is_large and (policy or row.verb in _ABOUT_TABLES)]
+        whole = self._documents(session, large)
+        shown = [row for row in shown if self._sees_mark(row, whole)]
+        if policy is None:
+            return shown
+        return [_without_kept(r) for r in shown if policy(self.actor, self._change(r, whole))]
+
+    def ids_of(self, session: orm.Session, ids: Iterable[int]) -> set[int]:
+        """Return those of the activities' ids that the actor may see."""
+        found = list(ids)
+        if not found:
+            return set()
+        activity, transaction = self.logger.activity_cls, self.logger.transaction_cls
+        query = history.activities_by_id(activity, transaction, found)
+        return {row.id for row in self.only(session, session.execute(query).all())}
+
+    def seen(self, session: orm.Session, rows: Iterable[Any]) -> list[tuple[Any, str]]:
+        """As :meth:`only`, of rows that have ``found_key`` as well."""
+        found = list(rows)
+        shown = {row.id: row for row in self.only(session, found)}
+        return [(shown[row.id], row.found_key) for row in found if row.id in shown]
+
+    def known(self, session: orm.Session, rows: Iterable[Any]) -> list[Any]:
+        """Return those of the rows, whatever their columns, whose ids the actor may see.
+
+        Without a policy this takes no query.
+        """
+        found = list(rows)
+        if not self.is_limited:
+            return found
+        allowed = self.ids_of(session, [row.id for row in found])
+        return [row for row in found if row.id in allowed]
+
+    def sees_row(self, newest: Any, row: Mapping[str, Any]) -> bool:
+        """Tell whether the actor may see a row as its table holds it now.
+
+        :param newest: the record's newest change, of which they may see.
+        """
         policy = self.logger.can_view_activity
         if policy is None:
-            return [row for row in shown if row.id is None or self._sees_table_of(row)]
-        shown = [row for row in shown if row.id is not None and self._sees_table_of(row)]
-        whole = self._documents(session, [row for row in shown if row.is_large])
-        return [row for row in shown if policy(self.actor, self._change(row, whole))]
+            return True
+        change = self._change(newest, {newest.id: (None, row)})
+        return bool(policy(self.actor, change))
 
     def _sees_table_of(self, row: Any) -> bool:
         return self.sees_table(row.schema_name, row.table_name)
+
+    def _sees_mark(self, row: Any, whole: Mapping[int, tuple[Any, Any]]) -> bool:
+        """Tell whether the tables may be seen that a mark tells of: as history.is_among() does."""
+        if self.logger.can_view_table is None or row.verb not in _ABOUT_TABLES:
+            return True
+        facts = whole.get(row.id, (row.old_data, row.changed_data))[1]
+        if self.tables is None or not isinstance(facts, Mapping):
+            return False
+        if row.verb == "rewrite":
+            places = [facts]
+            if facts.get("operation") == "rename_table":
+                places.append(facts.get("arguments") or {})
+            return all((p.get("schema"), p.get("table")) in self.tables.names for p in places)
+        given = facts.get("filter")
+        if not isinstance(given, Mapping) or given.keys() & set(history.EXPORT_SECRETS):
+            return False
+        names = [str(given[name]) for name in ("schema", "table") if given.get(name) is not None]
+        is_about_one = bool(given.keys() & set(history.EXPORT_TABLES))
+        return not is_about_one or ".".join(names) in self.tables.texts
 
     def _documents(self, session: orm.Session, rows: Sequence[Any]) -> dict[int, tuple[Any, Any]]:
         if not rows:
@@ -161,7 +226,7 @@ class Access:
         :return: at the most ``limit`` rows, and the id to go on from; None at the end.
         """
         shown: list[Any] = []
-        for _round in range(ROUNDS if self.by_row else 1):
+        for _round in range(ROUNDS if self.is_limited else 1):
             rows = session.execute(page(after)).all()
             shown += self.only(session, rows[:limit])
             if len(shown) > limit or (len(shown) == limit and len(rows) > limit):
@@ -170,6 +235,54 @@ class Access:
                 return shown, None
             after = rows[limit - 1].id
         return shown, after
+
+    def neighbours(
+        self, session: orm.Session, row: Any, key: str | None = None
+    ) -> tuple[int | None, int | None]:
+        """Return the ids of the previous and next change of a record that the actor may see.
+
+        :param key: how the record is called; by default as it was before the change.
+        """
+        key = row.object_key if key is None else key
+        if key is None:
+            return None, None
+        place = self.logger.place(row.schema_name, row.table_name)
+
+        def around(id_: int) -> Any:
+            query = history.neighbours(
+                self.logger.activity_cls, place.schema, place.name, key, id_,
+                formerly=place.formerly,
+            )  # fmt: skip
+            return session.execute(query).one()
+
+        first = around(row.id)
+        found: dict[str, int | None] = {"previous": first.previous, "next": first.next}
+        if self.is_limited:
+            for way, id_ in found.items():
+                for _round in range(ROUNDS):
+                    if id_ is None or self.ids_of(session, [id_]):
+                        break
+                    id_ = getattr(around(id_), way)  # noqa: PLW2901
+                else:
+                    id_ = None  # noqa: PLW2901
+                found[way] = id_
+        return found["previous"], found["next"]
+
+
+_ABOUT_TABLES: Final = frozenset({"rewrite", "export"})
+"""Marks of the trail that tell of other tables."""
+
+
+def _texts(pair: tuple[str, str]) -> tuple[str, str]:
+    schema, name = pair
+    return name, f"{schema}.{name}"
+
+
+def _without_kept(row: Any) -> Any:
+    """A rewriting's mark without the values that it kept: they are of other changes."""
+    if row.verb != "rewrite" or row.old_data is None:
+        return row
+    return SimpleNamespace(**{**row._mapping, "old_data": None})
 
 
 def may_export(logger: Logger) -> bool:

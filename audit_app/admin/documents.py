@@ -19,6 +19,7 @@ from audit_app.models import Undecoded
 if TYPE_CHECKING:
     from audit_app.admin.links import Links
     from audit_app.admin.problems import Problem
+    from audit_app.admin.search import Results
     from audit_app.admin.tables import TablesRead
     from audit_app.history import Cursor
 
@@ -179,6 +180,30 @@ def feed_document(
             }
         )
     return {"transactions": transactions, "next": following, "previous": preceding}
+
+
+def results_document(results: Results) -> dict[str, Any]:
+    """Return what a search found."""
+    return {
+        "query": results.text,
+        "records": [
+            {
+                "schema_name": found.record.schema,
+                "table_name": found.record.table,
+                "object_id": found.key,
+                "label": found.record.label or None,
+                "verb": found.verb,
+                "issued_at": moment_text(datetime.fromisoformat(found.moment.iso)),
+                "href": found.record.url,
+            }
+            for found in results.records
+        ],
+        "has_more_records": results.has_more,
+        "actors": [
+            {"id": actor.id, "label": actor.name, "href": actor.url} for actor in results.people
+        ],
+        "request_href": results.request_url or None,
+    }
 
 
 def place_document(url: str, cursor: Cursor | int | str) -> dict[str, str]:

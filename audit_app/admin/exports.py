@@ -204,7 +204,7 @@ def _stream(
     count, outcome = 0, "aborted"
     try:
         with reading(logger, timeout=timeout) as session:
-            access = Access(logger, logger.current_actor())
+            access = Access.of(logger, session)
             # Where single changes are hidden, more has to be read than is shown.
             most = limit * ROUNDS if access.by_row else limit
             found = session.execute(query.limit(most + 1), execution_options={"yield_per": BATCH})

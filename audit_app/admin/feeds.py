@@ -12,6 +12,7 @@ from audit_app import history
 from audit_app.admin import documents, forms, pages
 from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
+from audit_app.admin.naming import Naming
 from audit_app.admin.reading import Logger, column_order, reading
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 
@@ -61,12 +62,14 @@ class _Reading:
     :ivar has_extra: whether there are more beyond.
     :ivar further: where a bounded search ended; None if it came to the end, or found enough.
     :ivar looked_at: how many transactions a bounded search looked at.
+    :ivar cut_at: where the search for the changes of one record ended; None at their end.
     """
 
     groups: Sequence[Sequence[Any]] = ()
     has_extra: bool = False
     further: history.Cursor | None = None
     looked_at: int = 0
+    cut_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,18 @@ class Feed:
         if found.errors:
             return FeedPage(title, found, pages.filter_chips(found, self.url))
         rows = list(itertools.chain.from_iterable(read.groups))
-        groups = pages.groups_of(rows, links, found.zone, lambda row: column_order(logger, row))
+        groups = pages.groups_of(
+            rows, links, found.zone, lambda row: column_order(logger, row), Naming(logger)
+        )
         notice = ""
-        if read.further is not None:
+        if read.cut_at is not None:
+            notice = _(
+                "Only the newest %(num)s changes of this record were searched, back to %(moment)s. "
+                "Its own page shows them all.",
+                num=f"{history.SCAN:,}",
+                moment=pages.moment_of(read.cut_at, found.zone).full,
+            )
+        elif read.further is not None:
             notice = _(
                 "Searched %(num)s transactions, to %(moment)s.",
                 num=f"{read.looked_at:,}",
@@ -230,26 +242,39 @@ def _read(session: Any, access: Access, filters: history.Filters, place: _Place)
         place = _beyond(place, groups)
     is_full = len(kept) >= limit
     kept = kept[-limit:] if place.after else kept[:limit]
+    # Asked for though it may not be needed, so that every page takes as many queries.
+    end = _end_of_search(session, access, filters, place)
+    is_cut = end is not None and end.position >= history.SCAN
+    # Of a record that may not be seen, nothing is said.
+    is_told = is_cut and filters.keys and (kept or not access.by_row)
+    found = _Reading(kept, cut_at=end.issued_at if is_told else None)
     if has_extra and (is_full or not access.by_row):
-        if filters.by_activity:
-            # Asked for all the same, so that every page takes as many queries.
-            _scanned(session, access, filters, place)
-        return _Reading(kept, has_extra=True)
+        return dataclasses.replace(found, has_extra=True)
     if has_extra:
         further = place.after or place.before
-        return _Reading(kept, further=further, looked_at=looked_at)
-    if filters.by_activity:
-        end = _scanned(session, access, filters, place)
-        if end is not None and end.position >= history.SCAN:
-            further = history.Cursor(end.issued_at, end.id)
-            return _Reading(kept, further=further, looked_at=history.SCAN)
-    return _Reading(kept)
+        return dataclasses.replace(found, further=further, looked_at=looked_at)
+    if is_cut and not filters.keys:
+        further = history.Cursor(end.issued_at, end.id)
+        return dataclasses.replace(found, further=further, looked_at=history.SCAN)
+    return found
 
 
-def _scanned(session: Any, access: Access, filters: history.Filters, place: _Place) -> Any:
-    query = history.scanned(
-        access.logger.transaction_cls, filters, before=place.before, after=place.after
-    )
+def newest_transactions(session: Any, access: Access, filters: history.Filters) -> list[int]:
+    """Return the ids of the newest transactions that fit, as far as one page of the feed looks."""
+    found = _read(session, access, filters, _Place(None, None))
+    return [group[0].t_id for group in found.groups]
+
+
+def _end_of_search(session: Any, access: Access, filters: history.Filters, place: _Place) -> Any:
+    if not filters.is_search:
+        return None
+    logger = access.logger
+    if filters.keys:
+        query = history.scanned_of_keys(logger.activity_cls, filters)
+    else:
+        query = history.scanned(
+            logger.transaction_cls, filters, before=place.before, after=place.after
+        )
     return session.execute(query).first()
 
 

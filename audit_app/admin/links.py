@@ -11,6 +11,8 @@ from typing import Any
 
 from flask import url_for
 
+from audit_app.admin import theme
+
 ASSETS = Path(__file__).resolve().parent.parent / "static" / "audit"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -67,9 +69,26 @@ class Links:
         safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
         return self._url("record" if safe else "records", **names, **values)
 
+    def compare(self, schema_name: str, table_name: str, key: str, **values: Any) -> str:
+        """Address of the comparison of two versions of a record.
+
+        :param key: the text of ``activity.object_key``.
+        """
+        names = {"schema": schema_name, "table": table_name, "identity": key}
+        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
+        return self._url("compare" if safe else "comparison", **names, **values)
+
+    def records(self) -> str:
+        """Address that takes a record's schema, table and identity as parameters."""
+        return self._url("records", tz=None)
+
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
         return self._url("activity", activity_id=id_, **values)
+
+    def version(self, id_: int, **values: Any) -> str:
+        """Address of the whole row as it was after one change."""
+        return self._url("version", activity_id=id_, **values)
 
     def transaction(self, id_: int, **values: Any) -> str:
         """Address of everything that one transaction changed."""
@@ -90,6 +109,10 @@ class Links:
             return self._url("actor", actor_id=actor_id, **others)
         return self._url("actors", id=actor_id, **others)
 
+    def search(self, **values: Any) -> str:
+        """Address of the search."""
+        return self._url("search", **values)
+
     def tables(self, **values: Any) -> str:
         """Address of the page of what is tracked."""
         return self._url("tables", **values)
@@ -101,6 +124,11 @@ class Links:
     def asset(self, filename: str) -> str:
         """Address of a style sheet, script or image of ours."""
         return self._url("assets", filename=filename, v=asset_digest(filename), tz=None)
+
+    def theme(self) -> str:
+        """Address of the style sheet with the host's colour; empty where it has none."""
+        digest = theme.digest()
+        return digest and self._url("assets", filename=theme.SHEET, v=digest, tz=None)
 
 
 def _filters(query: Mapping[str, str] | None) -> dict[str, str | None]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import Any
+from typing import Any, Protocol
 
 from audit_app import diff, models
-from audit_app.admin.forms import Filtering, verb_labels
+from audit_app.admin.forms import Filtering, period_labels, verb_labels
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import Links
-from audit_app.admin.values import Value, value_of
+from audit_app.admin.values import Value, stored_value
 from audit_app.history import ROWS, Cursor
 
 # -- Time and people ---------------------------------------------------------------------------
@@ -54,7 +55,8 @@ def date_text(day: datetime) -> str:
         _("January"), _("February"), _("March"), _("April"), _("May"), _("June"), _("July"),
         _("August"), _("September"), _("October"), _("November"), _("December"),
     )  # fmt: skip
-    return f"{day.day} {months[day.month - 1]} {day.year}"
+    # Translators set the order, and what stands between.
+    return _("%(day)s %(month)s %(year)s", day=day.day, month=months[day.month - 1], year=day.year)
 
 
 def day_heading(day: datetime, now: datetime) -> str:
@@ -63,12 +65,13 @@ def day_heading(day: datetime, now: datetime) -> str:
         _("Monday"), _("Tuesday"), _("Wednesday"), _("Thursday"), _("Friday"), _("Saturday"),
         _("Sunday"),
     )  # fmt: skip
-    text = f"{weekdays[day.weekday()]}, {date_text(day)}"
     if day.date() == now.date():
-        return f"{_('Today')}, {date_text(day)}"
-    if day.date() == (now - timedelta(days=1)).date():
-        return f"{_('Yesterday')}, {date_text(day)}"
-    return text
+        name = _("Today")
+    elif day.date() == (now - timedelta(days=1)).date():
+        name = _("Yesterday")
+    else:
+        name = weekdays[day.weekday()]
+    return _("%(weekday)s, %(date)s", weekday=name, date=date_text(day))
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def initials(name: str) -> str:
 
 # -- Records -----------------------------------------------------------------------------------
 
-_NAME_FIELDS = (
+NAME_FIELDS = (
     "name", "title", "label", "display_name", "full_name", "username", "email", "subject", "slug",
     "code",
 )  # fmt: skip
@@ -120,6 +123,7 @@ class Record:
 
     :ivar key: its identity, as people write it; a very long one is cut.
     :ivar label: a name that its own data gives; may be empty.
+    :ivar table_label: what the application calls the table; may be empty.
     """
 
     schema: str
@@ -127,11 +131,17 @@ class Record:
     key: str
     url: str
     label: str = ""
+    table_label: str = ""
 
     @property
     def table_title(self) -> str:
         """The table, with its schema where that is not the usual one."""
-        return self.table if self.schema == "public" else f"{self.schema}.{self.table}"
+        return self.table_label or self.table_name
+
+    @property
+    def table_name(self) -> str:
+        """The table as the database calls it."""
+        return full_name(self.schema, self.table)
 
 
 def key_text(key: str) -> str:
@@ -165,25 +175,35 @@ def size_text(number: int | None) -> str:
 
 def record_label(data: Mapping[str, Any], key: str) -> str:
     """Return a name for a record from its own data; empty if nothing looks like one."""
-    for name in _NAME_FIELDS:
+    for name in NAME_FIELDS:
         value = data.get(name)
         if isinstance(value, str) and value and value != key and "\n" not in value:
             return cut(value, 60)
     return ""
 
 
-def record_of(row: Any, links: Links) -> Record | None:
+class Names(Protocol):
+    """What the application calls its tables, fields and records; empty where it says nothing."""
+
+    def table(self, schema_name: str, table_name: str) -> str: ...
+    def field(self, schema_name: str, table_name: str, name: str) -> str: ...
+    def record(self, schema_name: str, table_name: str, data: Mapping[str, Any]) -> str: ...
+
+
+def record_of(row: Any, links: Links, names: Names | None = None) -> Record | None:
     """Return the record that an activity is about; None for truncations and marks."""
     if row.object_key is None:
         return None
     key = row.new_object_key or row.object_key
     data = {**(row.old_data or {}), **(row.changed_data or {})}
+    place = (row.schema_name, row.table_name)
     return Record(
         schema=row.schema_name,
         table=row.table_name,
         key=cut(key_text(key)),
         url=links.record(row.schema_name, row.table_name, key),
-        label=record_label(data, key),
+        label=(names.record(*place, data) if names else "") or record_label(data, key),
+        table_label=names.table(*place) if names else "",
     )
 
 
@@ -199,6 +219,7 @@ _SYMBOLS = {
     "resume": "▸",
     "gap": "!",
     "export": "↧",
+    "rewrite": "↻",
 }
 
 
@@ -222,12 +243,14 @@ class Chip:
     """A changed field in one line.
 
     :ivar old: the former value, where both are short enough for the line.
+    :ivar label: what the application calls the field; may be empty.
     """
 
     field: str
     kind: str
     old: Value | None = None
     new: Value | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -243,18 +266,20 @@ class Row:
     more_fields: int
     moved_from: str
     note: str
+    table_name: str = ""
 
 
 _MOST_CHIPS = {"insert": 4, "delete": 4, "update": 6, "baseline": 4}
 
 
-def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:
+def row_of(row: Any, links: Links, order: Sequence[str] = (), names: Names | None = None) -> Row:
     """Return an activity as a list shows it.
 
     :param order: the names of the table's columns.
+    :param names: what the application calls things.
     """
     changes = sort_fields(diff.changes(row.verb, row.old_data, row.changed_data), order)
-    record = record_of(row, links)
+    record = record_of(row, links, names)
     if row.verb != "update":
         known = {record.key, record.label} if record is not None else set()
         changes = tuple(c for c in changes if _worth_a_chip(c, known))
@@ -262,15 +287,21 @@ def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:
     chips = [_chip(change) for change in changes[:most]]
     note, more = _note(row), max(len(changes) - most, 0)
     if row.is_large:
-        names = sort_names(row.field_names or (), order)
-        chips = [Chip(name, "changed") for name in names[:most]] if row.verb == "update" else []
-        more = len(names) - len(chips)
+        fields = sort_names(row.field_names or (), order)
+        chips = [Chip(name, "changed") for name in fields[:most]] if row.verb == "update" else []
+        more = len(fields) - len(chips)
+    title = _table_title(row)
+    if names is not None:
+        place = (row.schema_name, row.table_name)
+        chips = [dataclasses.replace(c, label=names.field(*place, c.field)) for c in chips]
+        title = title and (names.table(*place) or title)
     return Row(
         id=row.id,
         url=links.activity(row.id),
         badge=badge_of(row.verb),
         record=record,
-        table_title=_table_title(row),
+        table_title=title,
+        table_name=_table_title(row),
         chips=tuple(chips),
         more_fields=more,
         moved_from=key_text(row.object_key) if row.new_object_key else "",
@@ -281,21 +312,24 @@ def row_of(row: Any, links: Links, order: Sequence[str] = ()) -> Row:
 def _table_title(row: Any) -> str:
     if row.verb in {"suspend", "resume", "export"}:  # they are about no table but the trail's own
         return ""
-    return str(row.table_name if row.schema_name == "public" else _full_name(row))
+    return full_name(row.schema_name, row.table_name)
 
 
-def _full_name(row: Any) -> str:
-    return f"{row.schema_name}.{row.table_name}"
+def full_name(schema_name: str, table_name: str) -> str:
+    """Return a table's name, with its schema where that is not the usual one."""
+    return table_name if schema_name == "public" else f"{schema_name}.{table_name}"
 
 
 def _worth_a_chip(change: diff.FieldChange, known: set[str]) -> bool:
     """An insert or delete names many fields: those that hold a short value say the most."""
-    shown = value_of(change.new if change.kind == "added" else change.old)
-    return shown.kind not in {"null", "empty"} and shown.is_short and shown.text not in known
+    shown = stored_value(change.new if change.kind == "added" else change.old)
+    return (
+        shown.kind not in {"null", "empty", "masked"} and shown.is_short and shown.text not in known
+    )
 
 
 def _chip(change: diff.FieldChange) -> Chip:
-    old, new = value_of(change.old), value_of(change.new)
+    old, new = stored_value(change.old), stored_value(change.new)
     if old.is_short and new.is_short and not (old.kind == "absent" and new.kind == "absent"):
         return Chip(change.field, change.kind, old, new)
     return Chip(change.field, change.kind)
@@ -309,8 +343,9 @@ def _note(row: Any) -> str:
         if "rows_estimated" in sizes:
             number = _whole(sizes["rows_estimated"])
             return ngettext("about %(num)s row", "about %(num)s rows", number)
-    if row.verb == "export":
-        return _export_note(row.changed_data or {})
+    if row.verb in {"export", "rewrite"}:
+        note = _export_note if row.verb == "export" else _rewrite_note
+        return note(row.changed_data or {})
     if row.verb in models.MARKS:
         told = row.changed_data or {}
         words = (told.get("reason"), told.get("operation"), told.get("message"))
@@ -331,6 +366,30 @@ def _export_note(told: Mapping[str, Any]) -> str:
     given = told.get("filter")
     if isinstance(given, Mapping):
         words.append(", ".join(f"{name}={value}" for name, value in given.items()))
+    return cut(" · ".join(word for word in words if word), 200)
+
+
+def _rewrite_note(told: Mapping[str, Any]) -> str:
+    """What was rewritten to follow the schema, in a line."""
+    arguments = told.get("arguments") or {}
+    names = {
+        "table": f"{told.get('schema')}.{told.get('table')}",
+        "column": arguments.get("column"),
+        "to": arguments.get("to") or f"{arguments.get('schema')}.{arguments.get('table')}",
+    }
+    texts = {
+        "rename_table": _("%(table)s is called %(to)s", **names),
+        "rename_column": _("%(table)s: %(column)s is called %(to)s", **names),
+        "add_column": _("%(table)s: %(column)s was added", **names),
+        "remove_column": _("%(table)s: %(column)s was removed", **names),
+        "alter_column": _("%(table)s: %(column)s was converted", **names),
+        "restore_column": _("%(table)s: %(column)s is as it was before", **names),
+        "forget": _("%(table)s: what was kept of %(column)s was erased", **names),
+    }
+    words = [texts.get(str(told.get("operation")), "")]
+    if "activities" in told:
+        number = _whole(told["activities"])
+        words.append(ngettext("%(num)s change", "%(num)s changes", number))
     return cut(" · ".join(word for word in words if word), 200)
 
 
@@ -381,7 +440,11 @@ class Day:
 
 
 def groups_of(
-    rows: Sequence[Any], links: Links, zone: tzinfo, orders: Any = lambda row: ()
+    rows: Sequence[Any],
+    links: Links,
+    zone: tzinfo,
+    orders: Any = lambda row: (),
+    names: Names | None = None,
 ) -> tuple[Group, ...]:
     """Return the transactions of :func:`audit_app.history.feed`'s flat rows."""
     groups = []
@@ -396,7 +459,7 @@ def groups_of(
                 actor=actor_of(first.t_actor_id, first.t_actor_label, links),
                 moment=moment_of(first.t_issued_at, zone),
                 reason=first.t_reason or "",
-                rows=tuple(row_of(row, links, orders(row)) for row in changes[:ROWS]),
+                rows=tuple(row_of(row, links, orders(row), names) for row in changes[:ROWS]),
                 has_more=len(changes) > ROWS,
                 cursor=str(Cursor(first.t_issued_at, first.t_id)),
             )
@@ -456,20 +519,25 @@ def filter_chips(found: Filtering, url: Any, actor_name: str = "") -> tuple[Filt
     :param url: builds the page's address from the filters that remain.
     """
     titles = {
-        "actor": _("Actor"), "unknown": _("Actor"), "table": _("Table"), "verb": _("Change"),
-        "from": _("From"), "to": _("To"), "tz": _("Time zone"),
+        "actor": _("Actor"), "unknown": _("Actor"), "table": _("Table"), "record": _("Record"),
+        "verb": _("Change"), "field": _("Field"), "value": _("Value"), "reason": _("Reason"),
+        "request": _("Request"), "period": _("Period"), "from": _("From"), "to": _("To"),
+        "tz": _("Time zone"),
     }  # fmt: skip
     texts = {
         "actor": actor_name, "unknown": _("unknown"),
         "verb": verb_labels().get(found.query.get("verb", ""), ""),
+        "period": period_labels().get(found.query.get("period", ""), ""),
+        "from": found.query.get("from", "").replace("T", " "),
+        "to": found.query.get("to", "").replace("T", " "),
     }  # fmt: skip
     return tuple(
-        FilterChip(
-            titles[name],
-            texts.get(name) or value.replace("T", " ")
-            if name in {"from", "to"}
-            else (texts.get(name) or value),
-            url({key: other for key, other in found.query.items() if key != name}),
-        )
+        FilterChip(titles[name], cut(texts.get(name) or value), url(_without(found.query, name)))
         for name, value in found.query.items()
     )
+
+
+def _without(query: Mapping[str, str], name: str) -> dict[str, str]:
+    """A value says nothing without the field that holds it."""
+    gone = {name, "value"} if name == "field" else {name}
+    return {key: value for key, value in query.items() if key not in gone}

@@ -14,7 +14,9 @@ from audit_app import models
 from audit_app.checks import Finding
 from audit_app.ddl import Trail
 from audit_app.errors import NotRegisteredError
+from audit_app.follow import Related
 from audit_app.formerly import Place
+from audit_app.labels import Labels
 
 
 class Logger(Protocol):
@@ -25,6 +27,7 @@ class Logger(Protocol):
     can_view_table: Callable[[Any, Any], bool] | None
     can_view_activity: Callable[[Any, Any], bool] | None
     can_export: Callable[[Any], bool] | None
+    labels: Labels
 
     @property
     def activity_cls(self) -> Any: ...
@@ -39,6 +42,8 @@ class Logger(Protocol):
     def check(self, connection: sa.Connection) -> tuple[Finding, ...]: ...
     def audited_tables(self) -> tuple[Any, ...]: ...
     def place(self, schema_name: str, table_name: str) -> Place: ...
+    def is_tracked(self, schema_name: str, table_name: str) -> bool: ...
+    def related(self, schema_name: str, table_name: str) -> tuple[Related, ...]: ...
     def current_actor(self) -> Any: ...
 
 
@@ -78,6 +83,24 @@ def reading(
         if not search_path:
             session.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
         yield session
+
+
+@contextmanager
+def aside(session: orm.Session) -> Iterator[None]:
+    """Read the application's own tables in the block.
+
+    A migration that holds one of them is not waited for, and neither an error in the block nor a
+    setting that it makes outlasts it.
+    """
+    nested = session.begin_nested()
+    try:
+        session.execute(sa.text(f"SET LOCAL lock_timeout = {_PATIENCE}"))
+        yield
+    finally:
+        nested.rollback()
+
+
+_PATIENCE = 250  # milliseconds
 
 
 def column_order(logger: Logger, row: Any) -> tuple[str, ...]:

@@ -11,7 +11,9 @@ from typing import Any, Final, Literal
 
 from audit_app.diff import ABSENT, Path, number_text
 
-Kind = Literal["absent", "null", "empty", "boolean", "number", "text", "json"]
+Kind = Literal[
+    "absent", "null", "empty", "boolean", "number", "text", "json", "code", "binary", "masked"
+]
 
 SHORT: Final = 60
 """Characters up to which a value stands in a line of the feed."""
@@ -28,13 +30,20 @@ _AMBIGUOUS = re.compile(r"(?:null|true|false|none|-?[0-9][0-9.,eE+-]*|[\[{\"“]
 class Value:
     """One stored value.
 
-    :ivar text: what to print; for the kinds ``absent``, ``null`` and ``empty`` the kind says all.
+    :ivar text: what to print; for the kinds ``absent``, ``null``, ``empty`` and ``masked`` the kind
+        says all. Of a ``binary`` its size.
     :ivar quoted: a text that would read as another kind of value without its quotes.
+    :ivar label: what it means to people, beside the stored value; may be empty.
+    :ivar url: the record that it points at; may be empty.
+    :ivar digest: of a ``binary`` its SHA-256, in hexadecimal.
     """
 
     kind: Kind
     text: str
     quoted: bool = False
+    label: str = ""
+    url: str = ""
+    digest: str = ""
 
     @property
     def is_short(self) -> bool:
@@ -50,6 +59,15 @@ class Value:
     def head(self) -> str:
         """The beginning, for the line that unfolds the rest."""
         return " ".join(self.text[: 2 * SHORT].split())[:SHORT]
+
+
+MASKED: Final = {"$audit": "masked"}
+"""What the trail holds in place of the value of a masked column."""
+
+
+def stored_value(value: Any) -> Value:
+    """Return how the value of a column looks; the trail's mark for a masked one as such."""
+    return Value("masked", "") if value == MASKED else value_of(value)
 
 
 def value_of(value: Any) -> Value:  # noqa: PLR0911 - one return for each kind

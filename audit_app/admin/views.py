@@ -14,18 +14,25 @@ from flask_admin import AdminIndexView, BaseView, expose
 from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
-from audit_app import history
-from audit_app.admin import differences, documents, exports, forms, pages
-from audit_app.admin.access import ROUNDS, Access, may_export
+from audit_app import history, models
+from audit_app.admin import differences, documents, exports, forms, pages, theme
+from audit_app.admin.access import Access, may_export
+from audit_app.admin.comparing import Comparer
+from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import host_gettext, language
 from audit_app.admin.links import ASSETS, Links, asset_digest
+from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.search import look_up
+from audit_app.admin.stories import Visit, newest_change, no_record, story_page
 from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
+from audit_app.admin.versions import field_page, version_at_page, version_page
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
+from audit_app.formerly import Place
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
@@ -125,9 +132,17 @@ class AuditPages:
             mimetype = documents.PROBLEM if status >= 400 else "application/json"
             return self._guarded(documents.answer(document(), status, mimetype))
         # What Flask-Admin offers to templates fails where flask-babel is not initialised.
-        self._template_args.update(_gettext=_, _ngettext=ngettext)
+        self._template_args.update(
+            _gettext=host_gettext("gettext"), _ngettext=host_gettext("ngettext")
+        )
         html = self.render(  # type: ignore[attr-defined]
-            template, audit_layout=self.layout, audit_links=self.links, t=_, **values
+            template,
+            audit_layout=self.layout,
+            audit_links=self.links,
+            audit_language=language(),
+            audit_logo=theme.logo(),
+            t=_,
+            **values,
         )
         return self._guarded(make_response(html, status))
 
@@ -135,6 +150,7 @@ class AuditPages:
         response.vary.add("Accept")
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
+        response.vary.add("Accept-Language")
         if self.stands_alone:
             response.headers.setdefault("Content-Security-Policy", _POLICY)
         return response
@@ -230,13 +246,26 @@ class AuditPages:
         """Show a record whose identity cannot stand in a path; without one, ask for it."""
         names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
         if not all(name in request.args for name in ("schema", "table", "identity")):
-            return redirect(self.links.feed())
+            return self._redirect(self.links.feed())
         return self._record(*names)
 
     @_page("/records/<schema>/<table>/<path:identity>")
     def record(self, schema: str, table: str, identity: str) -> Any:
         """Show a record's timeline."""
         return self._record(schema, table, identity)
+
+    @_page("/compare/")
+    def comparison(self) -> Any:
+        """Compare versions of a record whose identity cannot stand in a path."""
+        names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
+        if not all(name in request.args for name in ("schema", "table", "identity")):
+            return self._redirect(self.links.feed())
+        return self._compare(*names)
+
+    @_page("/compare/<schema>/<table>/<path:identity>")
+    def compare(self, schema: str, table: str, identity: str) -> Any:
+        """Show two versions of a record beside each other."""
+        return self._compare(schema, table, identity)
 
     @_page("/activities/<activity_id>")
     def activity(self, activity_id: str) -> Any:
@@ -253,16 +282,21 @@ class AuditPages:
         id_ = _known_id(activity_id)
         activity, transaction = logger.activity_cls, logger.transaction_cls
         with reading(logger) as session:
-            access = Access(logger, logger.current_actor())
+            access = Access.of(logger, session)
             query = history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
             rows = access.only(session, session.execute(query))
             if not rows:
                 raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
             row = rows[0]
-            previous, following = _neighbours(session, access, row)
+            describes = Describer(access, self.links)
+            describes.look_up(
+                session, [(row.schema_name, row.table_name, [row.old_data, row.changed_data])]
+            )
+            previous, following = access.neighbours(session, row)
         change = differences.change_of(
             row, self.links, found.zone, differences.Budget(),
-            order=column_order(logger, row), whole=True,
+            describes=describes, order=column_order(logger, row), whole=True,
+            long_raw=request.args.get("raw") == "1",
         )  # fmt: skip
         return self._answer(
             "audit/activity.html",
@@ -273,9 +307,16 @@ class AuditPages:
             },
             change=change,
             facts=pages.transaction_facts(row),
-            previous_url=self.links.activity(previous) if previous else "",
-            next_url=self.links.activity(following) if following else "",
+            compare_url=self._compare_url(row),
+            previous_url=self.links.activity(previous) if previous is not None else "",
+            next_url=self.links.activity(following) if following is not None else "",
         )
+
+    @_page("/versions/<activity_id>")
+    def version(self, activity_id: str) -> Any:
+        """Show the whole row as it was after one change."""
+        page = version_page(self._visit(self._filtering()), _known_id(activity_id))
+        return self._answer("audit/version.html", document=lambda: page.document, page=page)
 
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
@@ -307,6 +348,8 @@ class AuditPages:
                 is_hidden = not access.read_on(session, page, after=None, limit=limit)[0]
             if head is None or is_hidden:
                 raise RecordNotFoundError(_("There is no transaction %(id)s in the trail.", id=id_))
+            describes = Describer(access, self.links)
+            describes.look_up(session, documents_of(shown))
         budget = differences.Budget()
         more = self.links.transaction(id_, after=further) if further is not None else ""
         return self._answer(
@@ -324,12 +367,31 @@ class AuditPages:
             meta=json_text(head.t_meta) if head.t_meta else "",
             changes=tuple(
                 differences.change_of(
-                    row, self.links, found.zone, budget, order=column_order(logger, row)
+                    row,
+                    self.links,
+                    found.zone,
+                    budget,
+                    describes=describes,
+                    order=column_order(logger, row),
                 )
                 for row in shown
             ),
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
+        )
+
+    @_page("/search/")
+    def search(self) -> Any:
+        """Find a record, a person or a request; the only answer is opened at once."""
+        text = request.args.get("q", "")
+        _check_text(text)
+        results = look_up(current_logger(), self.links, text, self._filtering())
+        if results.only_url and not documents.wants_json():
+            return self._redirect(results.only_url)
+        return self._answer(
+            "audit/search.html",
+            document=lambda: documents.results_document(results),
+            results=results,
         )
 
     @_page("/tables/")
@@ -385,28 +447,13 @@ class AuditPages:
     def _export_record(self, kind: str, schema: str, table: str, key: str) -> Response:
         _check_text(schema, table, key)
         logger = current_logger()
-        place, access = logger.place(schema, table), Access(logger, logger.current_actor())
+        place = logger.place(schema, table)
         query = history.export_of_record(logger.activity_cls, logger.transaction_cls, place, key)
         with reading(logger) as session:
-            if not access.sees_table(schema, table) or not self._newest(session, place, key):
-                raise _no_record(table, key)
+            if not newest_change(session, Access.of(logger, session), place, key):
+                raise no_record(table, key)
         given = {"schema": schema, "table": table, "identity": key}
         return exports.export(logger, kind, given, query)
-
-    def _newest(self, session: Any, place: Any, key: str) -> Any:
-        """A record's newest change that may be seen; None without one."""
-        logger = current_logger()
-        access = Access(logger, logger.current_actor())
-        limit = history.PAGE if access.by_row else 1
-
-        def page(before: int | None) -> Any:
-            return history.record_page(
-                logger.activity_cls, logger.transaction_cls, place.schema, place.name, key,
-                before=before, limit=limit, formerly=place.formerly,
-            )  # fmt: skip
-
-        rows, _rest = access.read_on(session, page, after=None, limit=limit)
-        return rows[0] if rows else None
 
     @_page("/openapi.json")
     def openapi(self) -> Any:
@@ -417,8 +464,13 @@ class AuditPages:
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:
         """Serve a style sheet, script or image of ours; for everybody."""
-        response = send_from_directory(ASSETS, filename)
-        if request.args.get("v") == asset_digest(filename):
+        if filename == theme.SHEET:
+            response = Response(theme.configured(), mimetype="text/css")
+            digest = theme.digest()
+        else:
+            response = send_from_directory(ASSETS, filename)
+            digest = asset_digest(filename)
+        if request.args.get("v") == digest:
             response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
@@ -435,10 +487,15 @@ class AuditPages:
             {**request.args.to_dict(), **fixed},
             tables=_known_tables(current_logger()),
             default_zone=str(current_app.config.get("AUDIT_TIME_ZONE", "UTC")),
+            former_fields=_former_fields,
         )
 
     def _actor(self, actor_id: str) -> Any:
         _check_text(actor_id)
+        other = request.args.get("actor")
+        if other is not None and other.strip() != actor_id.strip():  # the form names another one
+            arguments = {k: v for k, v in request.args.items() if v and k != "id"}
+            return self._redirect(self.links.feed(arguments))
         found = self._filtering(actor=actor_id, unknown="")
 
         def url(query: Mapping[str, str], **values: str) -> str:
@@ -450,14 +507,20 @@ class AuditPages:
         return self._feed(found, url, actor_id=actor_id)
 
     def _feed(self, found: forms.Filtering, url: Any, *, actor_id: str | None = None) -> Any:
-        logger, links = current_logger(), self.links
+        logger, links, overview = current_logger(), self.links, None
         feed = read_feed(logger, links, request.args, found, url, actor_id=actor_id)
+        is_first = "before" not in request.args and "after" not in request.args
+        if actor_id is not None and is_first and not found.errors:
+            overview = overview_of(
+                logger, actor_id, found, url, lambda *names: _table_parameter(logger, *names)
+            )
 
         def document() -> dict[str, Any]:
             if found.errors:
                 problem = problem_of(forms.InvalidFilterError()) or Problem.internal()
                 return documents.problem_document(problem, found.errors)
-            return feed.document(links)
+            summary = {"summary": overview.document if overview is not None else None}
+            return {**feed.document(links), **(summary if actor_id is not None else {})}
 
         query = {k: v for k, v in found.query.items() if actor_id is None or k != "actor"}
         return self._answer(
@@ -466,6 +529,11 @@ class AuditPages:
             document=document,
             page=feed.page(logger, links),
             exports=() if found.errors else self._exports(query, id=actor_id),
+            overview=overview,
+            is_uncounted=actor_id is not None and is_first and logger.can_view_activity is not None,
+            form_url=links.feed({}) if actor_id is None else links.actor(actor_id, {}),
+            form_id=actor_id if request.args.get("id") else None,
+            fields=_known_fields(logger),
         )
 
     def _exports(
@@ -480,65 +548,72 @@ class AuditPages:
 
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
-        logger, found, limit = current_logger(), self._filtering(), history.PAGE
-        before = _cursor_id("before")
-        place = logger.place(schema, table)
-        access = Access(logger, logger.current_actor())
-        if not access.sees_table(place.schema, place.name):
-            raise _no_record(table, key)
+        found, arguments = self._filtering(), request.args.to_dict()
+        place = _place(schema, table)
         if (place.schema, place.name) != (schema, table):
-            arguments = request.args.to_dict()
-            others = {
-                k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
-            }
-            url = self.links.record(place.schema, place.name, key, **others)
-            return self._guarded(make_response(redirect(url)))
-        activity, transaction = logger.activity_cls, logger.transaction_cls
-
-        def page(start: int | None) -> Any:
-            return history.record_page(
-                activity, transaction, schema, table, key, before=start, limit=limit,
-                formerly=place.formerly,
-            )  # fmt: skip
-
-        with reading(logger) as session:
-            shown, further = access.read_on(session, page, after=before, limit=limit)
-            newest = self._newest(session, place, key)
-        if newest is None:
-            raise _no_record(table, key)
-        order, budget = column_order(logger, newest), differences.Budget()
-        more = self.links.record(schema, table, key, before=further) if further is not None else ""
-        latest = pages.record_of(newest, self.links)
+            return self._redirect(
+                self.links.record(place.schema, place.name, key, **_others(arguments))
+            )
+        visit = self._visit(found)
+        if arguments.get("at"):
+            _check_text(arguments["at"])
+            version = version_at_page(visit, place, key, arguments["at"])
+            return self._answer(
+                "audit/version.html", document=lambda: version.document, page=version
+            )
+        if "field" in arguments:
+            _check_text(arguments["field"])
+            field = field_page(visit, place, key, arguments["field"])
+            return self._answer("audit/field.html", document=lambda: field.document, page=field)
+        page = story_page(visit, place, key)
         return self._answer(
             "audit/record.html",
-            document=lambda: {
-                "schema_name": schema,
-                "table_name": table,
-                "object_id": key,
-                "is_deleted": newest.verb == "delete",
-                "activities": [
-                    documents.with_transaction(row, documents.listed_change(row, self.links))
-                    for row in shown
-                ],
-                "next": documents.place_document(more, further) if further is not None else None,
-            },
+            document=lambda: page.document,
             exports=self._exports(schema=schema, table=table, identity=key),
-            schema=schema,
-            table=table,
-            table_title=table if schema == "public" else f"{schema}.{table}",
-            table_url=self.links.feed(table=_table_parameter(logger, schema, table)),
+            page=page,
+        )
+
+    def _redirect(self, url: str) -> Response:
+        if documents.wants_json():
+            response = documents.answer({"href": url}, 302)
+            response.location = url
+        else:
+            response = make_response(redirect(url))
+        return self._guarded(response)
+
+    def _visit(self, found: forms.Filtering) -> Visit:
+        arguments = request.args.to_dict()
+        return Visit(current_logger(), self.links, arguments, found, self._table_url)
+
+    def _table_url(self, place: Place) -> str:
+        table = _table_parameter(current_logger(), place.schema, place.name)
+        return self.links.feed(table=table)
+
+    def _compare_url(self, row: Any) -> str:
+        key = row.new_object_key or row.object_key
+        if key is None:
+            return ""
+        versions = {"from": row.id, "to": "now"}
+        return self.links.compare(row.schema_name, row.table_name, key, **versions)
+
+    def _compare(self, schema: str, table: str, key: str) -> Any:
+        arguments = request.args.to_dict()
+        _check_text(schema, table, key, *arguments.values())
+        logger, found = current_logger(), self._filtering(**{"from": "", "to": ""})
+        place = _place(schema, table)
+        if (place.schema, place.name) != (schema, table):
+            return self._redirect(
+                self.links.compare(place.schema, place.name, key, **_others(arguments))
+            )
+        with reading(logger) as session:
+            access = Access.of(logger, session)
+            page = Comparer(access, self.links, found.zone, place, key)(session, arguments)
+        return self._answer(
+            "audit/compare.html",
+            document=lambda: page.document,
+            page=page,
             key=pages.key_text(key),
-            list_key=pages.cut(pages.key_text(key)),
-            latest=latest,
-            is_deleted=newest.verb == "delete",
-            is_renamed=latest is not None and latest.key != pages.cut(pages.key_text(key)),
-            changes=tuple(
-                differences.change_of(row, self.links, found.zone, budget, order=order)
-                for row in shown
-            ),
-            is_last_page=further is None,
-            first_url=self.links.record(schema, table, key) if before is not None else "",
-            more_url=more,
+            record_url=self.links.record(schema, table, key),
         )
 
 
@@ -584,42 +659,17 @@ def _known_tables(logger: Logger) -> list[tuple[str, str]]:
     ]
 
 
-def _neighbours(session: Any, access: Access, row: Any) -> tuple[int | None, int | None]:
-    """The ids of the record's previous and next change that the visitor may see."""
-    if row.object_key is None:
-        return None, None
-    activity, transaction = access.logger.activity_cls, access.logger.transaction_cls
-    place = access.logger.place(row.schema_name, row.table_name)
-
-    def around(id_: int) -> Any:
-        query = history.neighbours(
-            activity, place.schema, place.name, row.object_key, id_, formerly=place.formerly
-        )
-        return session.execute(query).one()
-
-    def sees(id_: int) -> bool:
-        query = history.activity_by_id(activity, transaction, id_, large=history.LARGE)
-        return bool(access.only(session, session.execute(query)))
-
-    first = around(row.id)
-    found = {"previous": first.previous, "next": first.next}
-    if access.by_row:
-        for way, id_ in found.items():
-            for _round in range(ROUNDS):
-                if id_ is None or sees(id_):
-                    break
-                id_ = getattr(around(id_), way)  # noqa: PLW2901
-            else:
-                id_ = None  # noqa: PLW2901
-            found[way] = id_
-    return found["previous"], found["next"]
+def _place(schema: str, table: str) -> Place:
+    """The table that an address means; one that may not be seen like one that nobody knows."""
+    logger = current_logger()
+    place = logger.place(schema, table)
+    is_seen = Access(logger, logger.current_actor()).sees_table(place.schema, place.name)
+    return place if is_seen else Place(schema, table)
 
 
-def _no_record(table: str, key: str) -> RecordNotFoundError:
-    """The same for a record that is not there and for one that may not be seen."""
-    return RecordNotFoundError(
-        _("The trail holds no change of %(table)s %(key)s.", table=table, key=pages.key_text(key))
-    )
+def _others(arguments: Mapping[str, str]) -> dict[str, str]:
+    names = {"schema", "table", "identity"}
+    return {name: value for name, value in arguments.items() if name not in names}
 
 
 def _link(url: Callable[[int], str], id_: int | None) -> dict[str, Any] | None:
@@ -631,6 +681,20 @@ def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:
     if (schema, table) not in known:
         return None
     return table if [name for _s, name in known].count(table) == 1 else f"{schema}.{table}"
+
+
+def _known_fields(logger: Logger) -> list[str]:
+    """Fields to suggest in the filters: the columns of what the code tracks."""
+    metadata, names = logger.base.metadata, set[str]()
+    for schema, name in _known_tables(logger):
+        table = models.find_table(metadata, schema, name)
+        names.update(table.columns.keys() if table is not None else ())
+    return sorted(names)
+
+
+def _former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
+    columns = dict(current_logger().place(schema, table).formerly.columns)
+    return tuple(columns.get(name, ()))
 
 
 def _known_id(text: str) -> int:

@@ -24,6 +24,7 @@ INSTALLERS: Sequence[str] = (
     "check.sql",
     "append_only.sql",
     "export.sql",
+    "evolve.sql",
     "check_trail.sql",
     "roles.sql",
 )

@@ -1,10 +1,24 @@
 -- Take the functions and the triggers away. The trail itself goes only if nothing was ever recorded, or if
--- the session was told so: SET audit_app.drop_trail = 'on'.
+-- the session was told so: SET audit_app.drop_trail = 'on'. Nothing goes while tables are tracked still: those
+-- of another tenant, or of another application.
 DO $do$
 DECLARE
     _function regprocedure;
     _is_empty boolean := false;
+    _others text;
 BEGIN
+    SELECT pg_catalog.string_agg(DISTINCT t.tgrelid::pg_catalog.regclass::pg_catalog.text, ', ') INTO _others
+    FROM pg_catalog.pg_trigger AS t
+    JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid
+    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
+    WHERE n.nspname OPERATOR(pg_catalog.=) @schema_literal@::pg_catalog.name
+      AND pg_catalog.starts_with(p.proname::pg_catalog.text, 'capture_');
+    IF _others IS NOT NULL THEN
+        RAISE NOTICE USING
+            MESSAGE = pg_catalog.concat('the trail in the schema ', @schema_literal@, ' was kept: it tracks ', _others),
+            HINT = 'Stop to track them first: flask audit uninstall.';
+        RETURN;
+    END IF;
     IF pg_catalog.to_regclass(pg_catalog.concat(pg_catalog.quote_ident(@schema_literal@), '.activity')) IS NOT NULL THEN
         EXECUTE 'SELECT NOT EXISTS (SELECT FROM @schema@.activity)' INTO _is_empty;
     END IF;

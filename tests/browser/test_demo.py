@@ -108,6 +108,22 @@ def test_every_story_of_the_home_page_opens(page: Page, desk: str) -> None:
         expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
+def test_a_countrys_story_is_told_with_its_counties(page: Page, desk: str) -> None:
+    sign_in(page, desk)
+    page.goto(f"{desk}/audit/records/public/country/NO")
+    merged = page.locator("li.au-event", has_text="Norway merges counties")
+    expect(merged.locator("section.au-entry", has_text="Deleted")).to_have_count(13)
+    page.get_by_role("link", name="This record only").click()
+    expect(page.locator(".au-entry-related")).to_have_count(0)
+    page.set_viewport_size({"width": 375, "height": 700})
+    for path in ("", "?field=name", "?at=2999-01-01"):
+        page.goto(f"{desk}/audit/records/public/country/NO{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.get_by_label("As it was on").fill("2999-01-01T10:00:00")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".au-cell", has_text="official_name")).to_contain_text("Kingdom of Norway")
+
+
 @pytest.mark.parametrize("path", ["/", "/sign-in"])
 def test_pages_fit_a_phone(page: Page, desk: str, path: str) -> None:
     page.set_viewport_size({"width": 375, "height": 700})

@@ -187,15 +187,21 @@ FOR_DECISION = {
         "order",
     ),
     "default actor of a role": (
-        'ALTER ROLE "{role}" SET audit_app.context = \'{{"actor_id": "1"}}\'',
+        'ALTER ROLE "{role}" IN DATABASE "{database}" '
+        'SET audit_app.context = \'{{"actor_id": "1"}}\'',
         "session_default",
     ),
-    "replica role": ('ALTER ROLE "{role}" SET session_replication_role = replica', "replica"),
+    "replica role": (
+        'ALTER ROLE "{role}" IN DATABASE "{database}" SET session_replication_role = replica',
+        "replica",
+    ),
     "member": ('GRANT "{owner}" TO "{role}"', "member"),
 }  # fmt: skip
 
 
 def tamper(shop: Trail, statements: str, role: str) -> None:
+    # What is set for a role in every database would be named in those of other tests, too.
+    statements = statements.replace("{database}", str(sa.make_url(shop.url).database))
     if "{owner}" in statements:
         owner = f"{role}_owner"
         shop.script(f"SELECT audit.hand_over('{owner}')")

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +14,7 @@ from alembic import command
 from alembic.autogenerate import produce_migrations
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import Script
 from sqlalchemy.orm import DeclarativeBase
 
 from audit_app import AuditLogger
@@ -30,6 +32,11 @@ if context.is_offline_mode():
 else:
     engine = sa.create_engine(attributes["url"], poolclass=sa.NullPool)
     with engine.connect() as connection:
+        tenant = attributes["tenant"]
+        if tenant:
+            connection.exec_driver_sql(f'SET search_path TO "{tenant}"')
+            connection.commit()
+            connection.dialect.default_schema_name = tenant
         context.configure(connection=connection, **options)
         with context.begin_transaction():
             context.run_migrations()
@@ -51,13 +58,15 @@ def downgrade():
     ${downgrades if downgrades else "pass"}
 '''
 
-Models = Callable[[type[Any]], None]
+Models = Callable[[type[Any]], object]
 
 
 class Project:
     """The revisions of a project, over a database.
 
     :ivar options: of Alembic's ``configure()``.
+    :ivar revisions: their ids, the oldest first.
+    :ivar tenant: the schema that the models without one stand for.
     """
 
     def __init__(self, directory: Path, url: str, **options: Any) -> None:
@@ -69,6 +78,8 @@ class Project:
         self.logger = AuditLogger()
         self.metadata = sa.MetaData()
         self.classes: list[type[Any]] = []
+        self.revisions: list[str] = []
+        self.tenant: str | None = None
 
     def become(self, models: Models, *, schema_name: str = "audit") -> None:
         """Let the project have these models from now on."""
@@ -91,23 +102,43 @@ class Project:
         config = Config(stdout=io.StringIO())
         config.set_main_option("script_location", str(self.directory))
         config.attributes.update(metadata=self.metadata, url=self.url, options=self.options)
+        config.attributes["tenant"] = self.tenant
         return config
 
-    def migrate(self, message: str) -> str:
+    def migrate(self, message: str, edit: Callable[[str], str] = str) -> str:
         """Generate a revision, run it, and show that a second one would be empty.
 
+        :param edit: what the developer changes in the text of the revision.
         :return: the revision's text.
         """
-        command.revision(self.config, message, autogenerate=True)
-        newest = max((self.directory / "versions").glob("*.py"), key=lambda p: p.stat().st_mtime_ns)
+        return self._run(message, edit, autogenerate=True)
+
+    def write(self, message: str, upgrade: str, downgrade: str) -> str:
+        """Run a revision that was written by hand: the statements of both directions."""
+
+        def edit(text: str) -> str:
+            first, second = (indent(body, "    ") for body in (upgrade, downgrade))
+            return text.replace("    pass", first, 1).replace("    pass", second, 1)
+
+        return self._run(message, edit, autogenerate=False)
+
+    def _run(self, message: str, edit: Callable[[str], str], *, autogenerate: bool) -> str:
+        script = command.revision(self.config, message, autogenerate=autogenerate)
+        assert isinstance(script, Script)
+        self.revisions.append(script.revision)
+        path = Path(script.path)
+        path.write_text(edit(path.read_text()))
         command.upgrade(self.config, "head")
         left = self.differences()
         assert left == [], left
-        return newest.read_text()
+        return path.read_text()
 
     def differences(self) -> list[Any]:
         """What autogeneration would write now."""
         with self.engine.connect() as connection:
+            if self.tenant:
+                connection.exec_driver_sql(f'SET search_path TO "{self.tenant}"')
+                connection.dialect.default_schema_name = self.tenant
             context = MigrationContext.configure(connection, opts=self.options)
             script = produce_migrations(context, self.metadata)
         assert script.upgrade_ops is not None
@@ -121,11 +152,18 @@ class Project:
 
     def offline(self, revisions: str) -> str:
         """Return the SQL of ``alembic upgrade … --sql``."""
+        return self._offline(command.upgrade, revisions)
+
+    def offline_downgrade(self, revisions: str) -> str:
+        """Return the SQL of ``alembic downgrade … --sql``."""
+        return self._offline(command.downgrade, revisions)
+
+    def _offline(self, run: Callable[..., None], revisions: str) -> str:
         buffer = io.StringIO()
         config = self.config
         config.output_buffer = buffer
         with redirect_stdout(buffer):
-            command.upgrade(config, revisions, sql=True)
+            run(config, revisions, sql=True)
         return buffer.getvalue()
 
     def run(self, *statements: str) -> None:
@@ -140,6 +178,8 @@ class Project:
     def check(self) -> list[tuple[str, str]]:
         """What ``flask audit check`` would name."""
         with self.engine.connect() as connection:
+            if self.tenant:
+                connection.exec_driver_sql(f'SET search_path TO "{self.tenant}"')
             return [(f.code, f.message) for f in self.logger.check(connection)]
 
     def verbs(self, table: str) -> list[str]:

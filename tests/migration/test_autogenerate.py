@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from audit_app import models
 from tests.migration.project import Project
 from tests.migration.test_demo_migrations import OBJECTS
 
@@ -128,6 +129,39 @@ def test_options_change(project: Project) -> None:
     assert project.differences() == []
 
 
+def test_columns_come_and_go(project: Project) -> None:
+    """A capture function is made for the columns that are there, on the way back, too."""
+
+    def shape(options: dict[str, Any], *names: str) -> Any:
+        def make(base: Any) -> None:
+            columns = {name: sa.Column(sa.Text) for name in names}
+            id_ = sa.Column(sa.Integer, primary_key=True)
+            values = {"__tablename__": "article", "__versioned__": options, "id": id_, **columns}
+            type("Article", (base,), values)
+
+        return make
+
+    first, second = shape({"mask": ["pin"]}, "name", "pin"), shape({"exclude": ["key"]}, "key")
+    project.become(first)
+    project.migrate("first")
+    project.become(second)
+    project.migrate("a masked column goes, an excluded one comes")
+    assert project.check() == []
+    project.become(shape({"exclude": ["key"]}, "key", "name"))
+    project.migrate("a column comes, the options stay")
+    assert project.check() == []
+    project.run("INSERT INTO article VALUES (1, 'k', 'n')")
+    for step in (second, first):
+        project.downgrade()
+        project.become(step)
+        assert project.check() == []
+        assert project.differences() == []
+    project.run("UPDATE article SET pin = '1', name = 'm'")
+    stored = project.value("SELECT changed_data FROM audit.activity ORDER BY id DESC LIMIT 1")
+    assert stored["name"] == "m"
+    assert stored["pin"] != "1"
+
+
 def test_a_tracked_table_is_dropped(project: Project) -> None:
     project.become(article({}))
     project.migrate("first")
@@ -245,6 +279,32 @@ def test_two_trails_in_two_schemas(project: Project) -> None:
     ]
 
 
+def test_a_schema_for_each_tenant(database_url: str, tmp_path: Path) -> None:
+    """The same revisions run once for each tenant, by the search_path; the trail is theirs all."""
+    project = Project(tmp_path / "m", database_url)
+    project.become(article({"exclude": ["secret"]}))
+    project.run("CREATE SCHEMA a; CREATE SCHEMA b")
+    project.tenant = "a"
+    project.migrate("first")
+    project.tenant = "b"
+    assert project.differences() != []
+    project.upgrade()
+    for project.tenant in ("a", "b"):
+        assert project.differences() == []
+        # The other tenant's table is none that these models declare.
+        assert [code for code, _ in project.check()] == ["orphan"]
+        project.run(f"INSERT INTO {project.tenant}.article VALUES (1, '{project.tenant}')")
+    # One tenant leaves: the other is tracked all the same.
+    project.downgrade("base")
+    project.tenant = "a"
+    assert project.check() == []
+    project.run("UPDATE a.article SET name = 'c'")
+    query = "SELECT array_agg(concat(schema_name, ' ', verb) ORDER BY id) FROM audit.activity"
+    assert project.value(query) == ["a insert", "b insert", "a update"]
+    project.downgrade("base")
+    assert project.value("SELECT count(*) FROM pg_proc WHERE proname = 'audit_table'") == 0
+
+
 def test_an_older_version_is_brought_up_to_date(project: Project) -> None:
     """A trail of an older version of the package: an ordinary revision, and back."""
     frozen = Path(__file__).with_name("installed_2026_11_24.sql").read_text()
@@ -276,6 +336,41 @@ def test_an_older_version_is_brought_up_to_date(project: Project) -> None:
     project.upgrade()
     assert {code for code, _ in project.check()} == {"orphan"}
     assert project.differences() == []
+
+
+def test_a_version_with_another_column(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later version adds to the trail's own tables comes and goes like the rest."""
+    project.become(article({}))
+    project.migrate("first")
+    project.run("INSERT INTO article VALUES (1, 'a', 's')")
+    monkeypatch.setattr(models.TransactionMixin, "shard", sa.Column(sa.Text), raising=False)
+    project.become(article({}))
+    project.logger.transaction_cls.__table__.indexes.add(
+        sa.Index("transaction_shard_idx", project.logger.transaction_cls.__table__.c.shard)
+    )
+    text = project.migrate("a column")
+    assert "create_table" not in text
+    assert "ADD COLUMN IF NOT EXISTS shard" in text
+    assert project.check() == []
+    project.run("UPDATE article SET name = 'b'")
+    monkeypatch.undo()
+    project.downgrade()
+    project.become(article({}))
+    assert project.check() == []
+    assert project.differences() == []
+    project.run("UPDATE article SET name = 'c'")
+    assert project.verbs("article") == ["insert", "update", "update"]
+    # What was recorded in it stays.
+    project.upgrade()
+    assert project.check() == []
+    project.run(
+        "ALTER TABLE audit.transaction DISABLE TRIGGER append_only",
+        "UPDATE audit.transaction SET shard = 's'",
+        "ALTER TABLE audit.transaction ENABLE ALWAYS TRIGGER append_only",
+    )
+    project.downgrade()
+    project.upgrade()
+    assert project.value("SELECT shard FROM audit.transaction LIMIT 1") == "s"
 
 
 def functions(project: Project) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -142,9 +143,27 @@ class TestTextDiff:
         assert found.segments[-1] == Segment("equal", " e")
 
 
+class TestBetween:
+    def test_two_states_of_a_row(self) -> None:
+        old = {"a": 1, "b": 10, "c": None, "d": "x"}
+        new = {"a": 1, "b": Decimal("10.0"), "d": "y", "e": ""}
+        assert diff.between(old, new, unchanged=True) == (
+            FieldChange("b", 10, Decimal("10.0"), "changed"),
+            FieldChange("c", None, ABSENT, "removed"),
+            FieldChange("d", "x", "y", "changed"),
+            FieldChange("e", ABSENT, "", "added"),
+            FieldChange("a", 1, 1, "unchanged"),
+        )
+
+    def test_a_row_that_does_not_exist_has_no_fields(self) -> None:
+        assert diff.between({"a": None}, None) == (FieldChange("a", None, ABSENT, "removed"),)
+        assert diff.between(None, {"a": 1}) == (FieldChange("a", ABSENT, 1, "added"),)
+        assert diff.between(None, None) == ()
+
+
 class TestJsonDiff:
-    def leaves(self, old: Any, new: Any) -> list[LeafChange]:
-        return list(diff.json_diff(old, new))
+    def leaves(self, old: Any, new: Any, *, seconds: float = 0.5) -> list[LeafChange]:
+        return list(diff.json_diff(old, new, seconds=seconds))
 
     def test_only_the_changed_leaf_is_named_with_its_path(self) -> None:
         old = {"a": {"b": [1, {"c": "x", "d": "y"}]}, "e": 1}
@@ -190,6 +209,52 @@ class TestJsonDiff:
 
     def test_the_order_of_keys_does_not_matter(self) -> None:
         assert diff.identical({"a": 1, "b": 2}, {"b": 2, "a": 1})
+
+    def test_an_item_that_stands_elsewhere_was_moved(self) -> None:
+        item = {"post code": "1011"}
+        assert self.leaves([item, "b", "c"], ["b", "c", item]) == [
+            LeafChange((2,), item, item, "moved", 0)
+        ]
+
+    def test_moved_inserted_and_removed_items_are_told_apart(self) -> None:
+        found = self.leaves(["red", "green", "blue", "round"], ["blue", "red", "amber", "green"])
+        assert found == [
+            LeafChange((0,), "blue", "blue", "moved", 2),
+            LeafChange((2,), ABSENT, "amber", "added"),
+            LeafChange((3,), "round", ABSENT, "removed"),
+        ]
+
+    def test_of_equal_items_only_as_many_moved_as_left(self) -> None:
+        found = self.leaves(["x", "a", "b", "c", "d"], ["a", "b", "c", "d", "x", "x"])
+        assert sorted((leaf.kind, leaf.path) for leaf in found) == [
+            ("added", (5,)),
+            ("moved", (4,)),
+        ]
+
+    @pytest.mark.parametrize("seconds", [0.5, 0.0])
+    @pytest.mark.parametrize("size", [5, 40, 700])
+    def test_no_item_of_a_list_gets_lost(self, size: int, seconds: float) -> None:
+        chance = random.Random(4711)
+        for _ in range(20 if size < 700 else 3):
+            old = [chance.randrange(size) for _ in range(size)]
+            new = [chance.choice(old) if chance.random() < 0.3 else item for item in old]
+            new[size // 2 : size // 2 + 2] = chance.choices(range(-9, 0), k=3)
+            new.insert(0, new.pop())
+            before, after = Counter(old), Counter(new)
+            for leaf in self.leaves(old, new, seconds=seconds):
+                if leaf.kind == "moved":
+                    assert leaf.moved_from is not None
+                    assert leaf.old == leaf.new == old[leaf.moved_from] == new[int(leaf.path[0])]
+                before.subtract([leaf.old] if leaf.kind in {"removed", "changed"} else [])
+                after.subtract([leaf.new] if leaf.kind in {"added", "changed"} else [])
+            assert before == after
+
+    def test_a_long_list_with_changes_at_both_ends_stays_aligned(self) -> None:
+        old = list(range(2_000))
+        new = [-1, *old[:-1], -2, old[-1]]
+        assert self.leaves(old, new) == [
+            LeafChange((0,), ABSENT, -1, "added"), LeafChange((2_000,), ABSENT, -2, "added")
+        ]  # fmt: skip
 
     @pytest.mark.parametrize("width", [1, 2])
     def test_a_depth_of_six_thousand_is_walked(self, width: int) -> None:

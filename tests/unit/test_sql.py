@@ -22,6 +22,7 @@ def test_the_files_are_all_used() -> None:
         "own_schema.sql",
         "uninstall.sql",
         "leftovers.sql",
+        "drop_column.sql",
     }
     assert used | {"jsonb_change_key_name.sql"} == set(FILES)
 

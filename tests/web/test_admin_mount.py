@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import html
+import re
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import Blueprint, Flask
 from flask_admin import Admin, AdminIndexView
 from flask_admin import babel as admin_babel
 from flask_admin.contrib.sqla import ModelView
 
 from audit_app import AuditLogger, audit_bp
-from audit_app.admin import AuditView, HistoryMixin, add_history_links
+from audit_app.admin import AuditView, HistoryMixin, add_history_links, history_url
+from audit_app.admin.i18n import host_gettext
 from tests.web.conftest import MakeSite
 from tests.web.site import Site
 
 EVERY_PAGE = (
-    "", "actors/", "actors/7", "records/public/article/1", "activities/{activity}",
+    "", "actors/", "actors/7", "tables/", "records/public/article/1",
+    "records/public/article/1?only=1", "records/public/article/1?field=title",
+    "records/public/article/1?at=2999-01-01", "versions/{activity}", "activities/{activity}",
     "transactions/{transaction}",
 )  # fmt: skip
 
@@ -28,6 +34,11 @@ def fill(site: Site) -> dict[str, int]:
         actor="7",
         label="Ada",
     )
+    return {"transaction": transaction, "activity": site.activity_id("article")}
+
+
+def fill_again(site: Site) -> dict[str, int]:
+    transaction = site.write("UPDATE article SET title = 'newer'", actor="7", label="Ada")
     return {"transaction": transaction, "activity": site.activity_id("article")}
 
 
@@ -64,7 +75,9 @@ def test_the_blueprint_may_come_before_the_logger(trail_url: str) -> None:
 def test_another_prefix(make_site: MakeSite, prefix: str) -> None:
     site = make_site(mount=lambda app: app.register_blueprint(audit_bp, url_prefix=prefix))
     assert_all_pages(site, "/ops/history/")
-    assert "/audit" not in site.get("/ops/history/").html
+    ids = fill_again(site)
+    for path in EVERY_PAGE:
+        assert "/audit" not in site.get("/ops/history/" + path.format(**ids)).html
 
 
 def test_below_a_parent_blueprint(make_site: MakeSite) -> None:
@@ -156,6 +169,108 @@ def test_rows_of_a_model_view_link_to_their_history(
         assert site.get(links[0]).heading == heading
 
 
+@pytest.mark.parametrize("way", ["helper", "mixin", "helper before the application"])
+@pytest.mark.parametrize("modal", [False, True])
+def test_details_of_a_model_view_link_to_the_history(
+    make_site: MakeSite, way: str, modal: bool
+) -> None:
+    class Plain(ModelView):  # type: ignore[misc]
+        can_view_details = True
+        details_modal = modal
+
+    class Linked(HistoryMixin, Plain):
+        pass
+
+    site = make_site(mount=None)
+    view = (Linked if way == "mixin" else Plain)(site.Slug, site.db)
+    with site.app.app_context():
+        admin = Admin() if "before" in way else Admin(site.app)
+        admin.add_view(view)
+        if way != "mixin":
+            add_history_links(admin)
+            add_history_links(admin)
+        if "before" in way:
+            admin.init_app(site.app)
+        site.app.register_blueprint(audit_bp)
+    key = "a/b,c"
+    site.write(sa.insert(site.Slug).values(id=key, value="found"))
+    listed = site.get("/admin/slug/")
+    details = next(h for h in listed.hrefs if "/details/" in h)
+    page = site.client.get(details)
+    assert page.status_code == 200
+    links = set(re.findall(r'href="(/audit/[^"]*)"', page.text))
+    assert len(links) == 1
+    assert site.get(html.unescape(links.pop())).heading == f"slug {key}"
+    assert "found" in page.text
+
+
+def test_who_may_not_see_the_trail_and_what_is_not_tracked_get_no_link(
+    make_site: MakeSite,
+) -> None:
+    open_to: list[bool] = []
+
+    def models(db: Any) -> Any:
+        class Memo(db.Model):  # type: ignore[misc]
+            __tablename__ = "memo"
+            id = sa.Column(sa.Integer, primary_key=True)
+
+        return Memo
+
+    class Detailed(ModelView):  # type: ignore[misc]
+        can_view_details = True
+
+    def can_view(actor: Any) -> bool:
+        asked.append(1)
+        return bool(open_to)
+
+    asked: list[int] = []
+    site = make_site(mount=None, extend=models, can_view=can_view)
+    with site.app.app_context():
+        admin = Admin(site.app)
+        for model in (site.Article, site.extra):
+            admin.add_view(Detailed(model, site.db))
+        admin.add_view(AuditView(name="What happened"))
+    add_history_links(admin)
+    site.write(
+        "INSERT INTO article (id, title) SELECT n, 'a' FROM generate_series(1, 9) AS n",
+        "INSERT INTO memo VALUES (1)",
+    )
+    pages = ("/admin/article/", "/admin/article/details/?id=1", "/admin/memo/",
+             "/admin/memo/details/?id=1")  # fmt: skip
+    for path in pages:
+        assert "/records/" not in site.get(path).html
+    open_to.append(True)
+    for path in pages:
+        assert ("/records/" in site.get(path).html) == ("article" in path)
+    asked.clear()
+    site.get("/admin/article/")
+    assert len(asked) == 2  # for the menu, and once for all rows
+
+
+def test_the_link_of_a_joined_inheritance_is_the_tracked_tables(make_site: MakeSite) -> None:
+    def models(db: Any) -> Any:
+        class Person(db.Model):  # type: ignore[misc]
+            __tablename__ = "person"
+            __versioned__: dict[str, Any] = {}  # noqa: RUF012
+            id = sa.Column(sa.Integer, primary_key=True)
+
+        class Author(Person):
+            __tablename__ = "author"
+            __versioned__ = None  # type: ignore[assignment]
+            id: Any = sa.Column(sa.ForeignKey("person.id"), primary_key=True)
+
+        return Author
+
+    site = make_site(extend=models)
+    with site.app.test_request_context():
+        author = site.extra(id=5)
+        assert history_url(author) is None  # never stored
+        site.db.session.add(author)
+        site.db.session.commit()
+        assert history_url(author) == "/audit/records/public/person/5"
+        assert history_url(object()) is None
+
+
 def test_model_views_work_where_the_pages_are_not_mounted(make_site: MakeSite) -> None:
     site = make_site(mount=None)
     with site.app.app_context():
@@ -168,19 +283,26 @@ def test_model_views_work_where_the_pages_are_not_mounted(make_site: MakeSite) -
 
 @pytest.mark.parametrize("error", [KeyError("babel"), RuntimeError("no context"), None])
 def test_every_state_of_flask_babel(
-    site: Site, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    def gettext(message: str, **variables: Any) -> str:
+    """Flask-Admin's own messages go through it, ours have their own catalogue."""
+
+    def gettext(message: str, **_: Any) -> str:
         if error is not None:
             raise error
         return f"[{message}]"
 
+    site = make_site(mount=lambda app: Admin(app).add_view(AuditView()))
     monkeypatch.setattr(admin_babel, "gettext", gettext)
     monkeypatch.setattr(admin_babel, "ngettext", lambda one, many, num: gettext(many))
+    assert host_gettext("gettext")("%(a)s b", a=1) == ("[%(a)s b]" if error is None else "1 b")
+    assert host_gettext("ngettext")("one", "many", 1) == ("[many]" if error is None else "one")
+    assert host_gettext("ngettext")("one", "many", 2) == ("[many]" if error is None else "many")
     ids = fill(site)
     for path in EVERY_PAGE:
-        page = site.get("/audit/" + path.format(**ids))
-        assert ("[" in page.one("title").text) == (error is None)
+        page = site.get("/admin/audit/" + path.format(**ids))
+        title = page.one("head").one("title").text
+        assert title.endswith("Audit trail · Admin")
 
 
 def test_without_a_logger_the_page_says_what_is_missing() -> None:

@@ -109,6 +109,8 @@ def test_the_hour_that_comes_twice_is_covered_whole(site: Site) -> None:
         "?before=-999999999999999999.1", "?before=%D9%A1.1", "transactions/1?after=--1",
         "transactions/1?after=-9999999999999999999",
         "actors/7?verb=x", "actors/7?before=x",
+        "?from=0001-01-01T00:00%2B00:00&tz=America/New_York",
+        "actors/7?to=0001-01-03", "actors/7?period=1", "actors/7?value=x", "?period=7",
     ],
 )  # fmt: skip
 def test_nonsense_is_answered_with_a_message(site: Site, path: str) -> None:
