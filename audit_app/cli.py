@@ -94,14 +94,19 @@ _attempts_option = click.option(
 @click.option("--role", "roles", multiple=True, help="An application's role: it loses all access.")
 @click.option("--reader", "readers", multiple=True, help="A role that may read the trail.")
 @click.option("--suspend", "suspenders", multiple=True, help="A role that may suspend the capture.")
+@click.option("--export", "exporters", multiple=True, help="A role that may record exports.")
 @click.option("--owner", help="The role that gets the trail; made without login if missing.")
 @with_appcontext
 @_clearly
 def grant(
-    roles: Sequence[str], readers: Sequence[str], suspenders: Sequence[str], owner: str | None
+    roles: Sequence[str],
+    readers: Sequence[str],
+    suspenders: Sequence[str],
+    exporters: Sequence[str],
+    owner: str | None,
 ) -> None:
     """Set up the database roles around the trail."""
-    wanted = Roles(owner, roles, readers, suspenders)
+    wanted = Roles(owner, roles, readers, suspenders, exporters)
     with _engine().begin() as connection:
         warnings = grant_roles(connection, _logger().schema_name, wanted)
     for warning in warnings:

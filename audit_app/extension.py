@@ -60,6 +60,12 @@ class AuditLogger:
         it, ``"User"`` where there is such a model.
     :param schema_name: the schema of the trail, 63 bytes at the most.
     :param can_view: tells whether an actor may see the pages. Without it, nobody may.
+    :param can_view_table: tells whether an actor may see the changes of a table: it gets the actor
+        and the table as ``schema`` and ``name``, the present ones. Without it, every table.
+    :param can_view_activity: tells whether an actor may see one change: it gets the actor and an
+        :class:`audit_app.admin.access.Change`. Without it, every one.
+    :param can_export: tells whether an actor may export what they see. Without it, everybody who
+        may see the pages.
     :param labels: how the pages call tables and fields, by table (``"article"`` or
         ``"schema.article"``) and column, ``""`` for the table itself:
         ``{"article": {"": "Article", "title": "Headline"}}``. Lazy translations are welcome.
@@ -79,6 +85,9 @@ class AuditLogger:
         actor_cls: type[Any] | str | None = UNSET,
         schema_name: str | None = "audit",
         can_view: Callable[[Any], bool] | None = None,
+        can_view_table: Callable[[Any, Any], bool] | None = None,
+        can_view_activity: Callable[[Any, Any], bool] | None = None,
+        can_export: Callable[[Any], bool] | None = None,
         labels: labelling.LabelMapping | None = None,
         can_restore: Callable[[Any], bool] | None = None,
         default_actor_id: Any = None,
@@ -90,11 +99,17 @@ class AuditLogger:
             ("get_client_addr", get_client_addr),
             ("can_view", can_view),
             ("can_restore", can_restore),
+            ("can_view_table", can_view_table),
+            ("can_view_activity", can_view_activity),
+            ("can_export", can_export),
         ):
             if option is not None and not callable(option):
                 raise ConfigurationError(f"{name}={option!r} cannot be called: pass a function.")
         self.schema_name = sql.check_schema_name(schema_name or "audit")
         self.can_view = can_view
+        self.can_view_table = can_view_table
+        self.can_view_activity = can_view_activity
+        self.can_export = can_export
         self.labels = labelling.parse(labels)
         self.can_restore = can_restore
         self._actor_cls = actor_cls
@@ -172,6 +187,8 @@ class AuditLogger:
             self.attach(engines[bind_key])
         app.config.setdefault("AUDIT_TIME_ZONE", "UTC")
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
+        app.config.setdefault("AUDIT_EXPORT_LIMIT", 100_000)
+        app.config.setdefault("AUDIT_EXPORT_TIMEOUT", 60_000)
         app.extensions.setdefault(_BINDS, {})[bind_key] = self
         if bind_key is None or _KEY not in app.extensions:
             app.extensions[_KEY] = self

@@ -34,6 +34,13 @@ No index leads from a table to its transactions; this bounds the search, and the
 where it ended.
 """
 
+EXAMPLES: Final = 20
+"""Transactions of an actor, and changes of each, by which it is told whether somebody may know of
+the actor."""
+
+RECENT: Final = 5_000
+"""Activities among which tables are looked for that the application does not track any more."""
+
 LARGE: Final = 32_768
 """Bytes, as stored, above which a list shows a change's fields without their values."""
 
@@ -83,6 +90,25 @@ def parse_id(text: str) -> int:
 
 
 @dataclass(frozen=True)
+class Tables:
+    """Tables that may be seen.
+
+    :ivar names: schema and name of each, present and former ones.
+    :ivar texts: what the record of an export may call them.
+    """
+
+    names: tuple[tuple[str, str], ...]
+    texts: tuple[str, ...] = ()
+
+
+EXPORT_SECRETS: Final = ("actor", "reason", "request")
+"""Parameters that an export's mark names: they may tell of changes of any table."""
+
+EXPORT_TABLES: Final = ("schema", "table", "identity", "record", "field", "value")
+"""Parameters that tell of the table that the mark names."""
+
+
+@dataclass(frozen=True)
 class Filters:
     """Which transactions and activities a feed shows; None does not restrict.
 
@@ -93,6 +119,7 @@ class Filters:
     :ivar value: only changes to or from this text; needs ``fields``.
     :ivar keys: spellings of one record's key, as ``activity.object_key`` has it.
     :ivar words: only transactions whose reason holds each of these, in any case of letters.
+    :ivar tables: the tables that may be seen.
     """
 
     actor_id: str | None = None
@@ -107,11 +134,12 @@ class Filters:
     keys: tuple[str, ...] = ()
     request_id: str | None = None
     words: tuple[str, ...] = ()
+    tables: Tables | None = None
 
     @property
     def by_activity(self) -> bool:
         """Whether single activities have to be looked at."""
-        given = (self.schema_name, self.table_name, self.verb)
+        given = (self.schema_name, self.table_name, self.verb, self.tables)
         return bool(self.fields or self.keys) or any(value is not None for value in given)
 
     @property
@@ -628,6 +656,52 @@ def activity_by_id(activity: Any, transaction: Any, id: int, *, large: int) -> s
     )
 
 
+def activities_by_id(activity: Any, transaction: Any, ids: Iterable[int]) -> sa.Select[Any]:
+    """Return the query for some activities, with the columns of :func:`activity_columns`."""
+    return (
+        sa.select(*activity_columns(activity, transaction, large=LARGE))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(list(ids)))
+    )
+
+
+def newest_of_keys(
+    activity: Any, transaction: Any, place: Place, keys: Iterable[str]
+) -> sa.Select[Any]:
+    """Return the query for the newest change of each record that has one of ``keys``.
+
+    With the columns of :func:`activity_columns`, and ``found_key``.
+    """
+    wanted = sa.values(sa.column("key", sa.Text), name="wanted").data([(key,) for key in keys])
+    parts = []
+    for name in _KEY_NAMES:
+        one = aliased(activity)
+        newest = (
+            sa.select(one.id)
+            .where(getattr(one, name) == wanted.c.key, _of_place(one, place))
+            .order_by(one.id.desc())
+            .limit(1)
+            .lateral(f"newest_{name}")
+        )
+        parts.append(
+            sa.select(wanted.c.key, newest.c.id).select_from(wanted.join(newest, sa.true()))
+        )
+    both = sa.union_all(*parts).subquery("both")
+    last = (
+        sa.select(both.c.key, sa.func.max(both.c.id).label("id"))
+        .group_by(both.c.key)
+        .subquery("last")
+    )
+    return (
+        sa.select(
+            last.c.key.label("found_key"), *activity_columns(activity, transaction, large=LARGE)
+        )
+        .select_from(last)
+        .join(activity, activity.id == last.c.id)
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+    )
+
+
 def transaction_by_id(transaction: Any, id: int) -> sa.Select[Any]:  # noqa: A002
     """Return the query for one transaction; its columns are named ``t_…``."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
@@ -641,17 +715,19 @@ def of_transaction(
     *,
     after: int | None = None,
     limit: int = PAGE,
+    filters: Filters | None = None,
 ) -> sa.Select[Any]:
     """Return the query for a page of a transaction's activities, in the order of writing.
 
     One row more than ``limit`` tells that there is another page.
 
     :param after: the id of the last activity of the page before.
+    :param filters: what of them to show, as far as it is about activities.
     """
     query = (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
         .outerjoin(transaction, transaction.id == activity.transaction_id)
-        .where(activity.transaction_id == id)
+        .where(activity.transaction_id == id, *_conditions(activity, filters or Filters()))
         .order_by(activity.id)
         .limit(limit + 1)
     )
@@ -722,7 +798,7 @@ def scanned_of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
 
     As :func:`scanned`, of activities: the newest of the record, wherever the page begins.
     """
-    seen = _of_keys(activity, filters).subquery("seen")
+    seen = _of_keys(activity, filters, SCAN).subquery("seen")
     position = sa.func.row_number().over(order_by=seen.c.id.desc()).label("position")
     return sa.select(seen.c.issued_at, seen.c.id, position).order_by(position.desc()).limit(1)
 
@@ -741,7 +817,7 @@ def _matching(
         query = _candidates(transaction, filters, before=before, after=after, limit=limit)
         return query.subquery("page")
     if filters.keys:
-        query = _keyed(activity, transaction, filters, before=before, after=after)
+        query = _keyed(activity, transaction, filters, before=before, after=after, most=SCAN)
     else:
         query = _candidates(transaction, filters, before=before, after=after, limit=SCAN)
     seen = query.subquery("seen")
@@ -785,10 +861,14 @@ def _keyed(
     *,
     before: Cursor | None,
     after: Cursor | None,
+    most: int | None,
 ) -> sa.Select[Any]:
-    """Transactions that changed a record, by the index that leads by its key."""
+    """Transactions that changed a record, by the index that leads by its key.
+
+    :param most: how many of its changes are looked at, the newest; None for all.
+    """
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
-    newest = _of_keys(activity, filters).subquery("newest")
+    newest = _of_keys(activity, filters, most).subquery("newest")
     ids = sa.select(newest.c.transaction_id).distinct().subquery("changed")
     # A LIMIT of its own keeps the planner from walking all transactions of the period instead.
     found = (
@@ -801,7 +881,7 @@ def _keyed(
     return sa.select(*found.c).select_from(ids.join(found, sa.true()))
 
 
-def _of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
+def _of_keys(activity: Any, filters: Filters, most: int | None) -> sa.Select[Any]:
     """The newest changes of a record: ``id``, ``transaction_id``, ``issued_at``.
 
     Each key in each table is cut by the index before they are merged.
@@ -813,16 +893,18 @@ def _of_keys(activity: Any, filters: Filters) -> sa.Select[Any]:
             sa.select(found.id, found.transaction_id, found.issued_at)
             .where(getattr(found, name) == places.c.key, found.table_name == places.c.table_name)
             .order_by(found.id.desc())
-            .limit(SCAN)
+            .limit(most)
         )
         if filters.schema_name is not None:
             newest = newest.where(found.schema_name == filters.schema_name)
         if filters.table_name is not None:
             newest = newest.where(found.table_name == filters.table_name)
+        if filters.tables is not None:
+            newest = newest.where(is_among(found, filters.tables))
         cut = newest.lateral("cut")
         parts.append(sa.select(*cut.c).select_from(places.join(cut, sa.true())))
     both = sa.union_all(*parts).subquery("both")
-    return sa.select(*both.c).order_by(both.c.id.desc()).limit(SCAN)
+    return sa.select(*both.c).order_by(both.c.id.desc()).limit(most)
 
 
 _KEY_NAMES = ("object_key", "new_object_key")
@@ -861,7 +943,7 @@ def _candidates(
     *,
     before: Cursor | None,
     after: Cursor | None,
-    limit: int,
+    limit: int | None,
 ) -> sa.Select[Any]:
     """Transactions by what they know themselves: actor and time, both led by an index."""
     columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
@@ -902,18 +984,27 @@ def _order(issued_at: Any, id: Any, *, forward: bool) -> tuple[Any, Any]:  # noq
 
 
 def _chosen(activity: Any, filters: Filters, transaction_id: Any) -> sa.Select[Any]:
-    query = sa.select(activity).where(activity.transaction_id == transaction_id)
-    for name in ("schema_name", "table_name", "verb"):
-        value = getattr(filters, name)
-        if value is not None:
-            query = query.where(getattr(activity, name) == value)
+    of_transaction = activity.transaction_id == transaction_id
+    return sa.select(activity).where(of_transaction, *_conditions(activity, filters))
+
+
+def _conditions(activity: Any, filters: Filters) -> list[Any]:
+    """What an activity has to be."""
+    names = ("schema_name", "table_name", "verb")
+    found = [
+        getattr(activity, name) == getattr(filters, name)
+        for name in names
+        if getattr(filters, name) is not None
+    ]
     if filters.keys:
-        query = query.where(
+        found.append(
             sa.or_(activity.object_key.in_(filters.keys), activity.new_object_key.in_(filters.keys))
         )
     if filters.fields:
-        query = query.where(_changes_field(activity, filters))
-    return query
+        found.append(_changes_field(activity, filters))
+    if filters.tables is not None:
+        found.append(is_among(activity, filters.tables))
+    return found
 
 
 def _changes_field(activity: Any, filters: Filters) -> Any:
@@ -933,16 +1024,124 @@ def _changes_field(activity: Any, filters: Filters) -> Any:
     return sa.and_(activity.verb.in_(_OF_ROWS), sa.or_(*conditions))
 
 
+def is_among(activity: Any, tables: Tables) -> Any:
+    """Return the condition that an activity is about tables that may be seen.
+
+    The trail's marks of rewritings and exports tell of other tables than their own: theirs count.
+    """
+    if not tables.names:
+        return sa.false()
+    facts = _as_jsonb(activity.changed_data)
+    arguments, given = facts["arguments"], facts["filter"]
+    rewritten = sa.and_(
+        sa.tuple_(facts["schema"].astext, facts["table"].astext).in_(tables.names),
+        sa.or_(
+            facts["operation"].astext != "rename_table",
+            sa.tuple_(arguments["schema"].astext, arguments["table"].astext).in_(tables.names),
+        ),
+    )
+    text = sa.func.concat_ws(".", given["schema"].astext, given["table"].astext)
+    exported = sa.and_(
+        sa.not_(_has_any(given, EXPORT_SECRETS)),
+        sa.or_(sa.not_(_has_any(given, EXPORT_TABLES)), text.in_(tables.texts)),
+    )
+    return sa.and_(
+        sa.tuple_(activity.schema_name, activity.table_name).in_(tables.names),
+        sa.case(
+            (activity.verb == "rewrite", rewritten),
+            (activity.verb == "export", exported),
+            else_=sa.true(),
+        ),
+    )
+
+
+def _has_any(document: Any, names: Iterable[str]) -> Any:
+    return document.has_any(sa.cast(list(names), sa.ARRAY(sa.Text)))
+
+
+# -- Exports -----------------------------------------------------------------------------------
+
+
+def export(activity: Any, transaction: Any, filters: Filters) -> sa.Select[Any]:
+    """Return the query for all activities that a feed shows, whole, in the order of the feed.
+
+    Without a limit: meant for a server-side cursor, which stops where the caller does.
+    """
+    if filters.keys:
+        query = _keyed(activity, transaction, filters, before=None, after=None, most=None)
+    else:
+        query = _candidates(transaction, filters, before=None, after=None, limit=None)
+    seen = query.subquery("seen")
+    columns = _activity_columns(activity, large=_LARGEST_ID)
+    # A LIMIT of its own keeps the planner from sorting a join with the whole trail.
+    change = (
+        _chosen(activity, filters, seen.c.t_id)
+        .with_only_columns(*columns)
+        .order_by(activity.id)
+        .limit(_LARGEST_ID)
+        .lateral("change")
+    )
+    return (
+        sa.select(*seen.c, *change.c)
+        .select_from(seen.join(change, sa.true()))
+        .where(*_told(filters, seen.c))
+        .order_by(seen.c.t_issued_at.desc(), seen.c.t_id.desc(), change.c.id)
+    )
+
+
+def export_of_record(activity: Any, transaction: Any, place: Place, key: str) -> sa.Select[Any]:
+    """Return the query for a record's activities, whole, the newest first.
+
+    :param key: the text of ``activity.object_key``.
+    """
+    spans = _spans(activity, place, key)
+    found = aliased(activity)
+    ids = sa.select(found.id).join(spans, sa.and_(_of_place(found, place), _within(found, spans)))
+    return (
+        sa.select(*activity_columns(activity, transaction, large=_LARGEST_ID))
+        .outerjoin(transaction, transaction.id == activity.transaction_id)
+        .where(activity.id.in_(ids))
+        .order_by(activity.id.desc())
+    )
+
+
+def documents(activity: Any, ids: Iterable[int]) -> sa.Select[Any]:
+    """Return the query for the stored documents of these activities: id and both."""
+    columns = [getattr(activity, name).label(name) for name in ("id", "old_data", "changed_data")]
+    return sa.select(*columns).where(activity.id.in_(list(ids)))
+
+
+def recent_tables(activity: Any) -> sa.Select[Any]:
+    """Return the query for schema and name of each table among the :data:`RECENT` activities."""
+    newest = (
+        sa.select(activity.schema_name, activity.table_name)
+        .order_by(activity.id.desc())
+        .limit(RECENT)
+        .subquery("newest")
+    )
+    return sa.select(newest.c.schema_name, newest.c.table_name).distinct()
+
+
 # -- Actors ------------------------------------------------------------------------------------
 
 
-def actors(transaction: Any, *, after: str | None = None, limit: int = 200) -> sa.Select[Any]:
+def actors(
+    transaction: Any,
+    *,
+    after: str | None = None,
+    limit: int = 200,
+    activity: Any = None,
+    tables: Tables | None = None,
+) -> sa.Select[Any]:
     """Return the query for who was active: each actor's id, last label and last moment.
 
     One probe of an index for each actor, however many transactions they have. One row more than
     ``limit`` tells that there are more.
 
     :param after: only actor ids beyond this one, in the order of the rows (descending).
+    :param activity: needed for ``tables``.
+    :param tables: only what these tables tell of the actors, as far as their newest :data:`SCAN`
+        transactions tell.
     """
     columns = ("actor_id", "actor_label", "issued_at", "id")
 
@@ -961,24 +1160,120 @@ def actors(transaction: Any, *, after: str | None = None, limit: int = 200) -> s
     other = aliased(transaction)
     following = newest(other).where(other.actor_id < found.c.actor_id).lateral("following")
     found = found.union_all(sa.select(*following.c).select_from(found.join(following, sa.true())))
-    return sa.select(found).limit(limit + 1)
+    if tables is None:
+        return sa.select(found).limit(limit + 1)
+    own = aliased(transaction)
+    mine = own.actor_id == found.c.actor_id
+    seen = _newest_among(own, activity, mine, tables, of=found).lateral("seen")
+    return sa.select(*seen.c).select_from(found.join(seen, sa.true())).limit(limit + 1)
 
 
-def last_of_actor(transaction: Any, actor_id: str | None) -> sa.Select[Any]:
-    """Return the query for an actor's newest transaction: id, label, moment; None for unknown."""
+def last_of_actor(
+    transaction: Any,
+    actor_id: str | None,
+    *,
+    activity: Any = None,
+    tables: Tables | None = None,
+) -> sa.Select[Any]:
+    """Return the query for an actor's newest transaction: id, label, moment; None for unknown.
+
+    :param activity: needed for ``tables``.
+    :param tables: the newest that changed one of these, among :data:`SCAN` transactions.
+    """
+    if tables is not None:
+        return _newest_among(transaction, activity, _is_actor(transaction, actor_id), tables)
     return (
-        sa.select(
-            transaction.actor_id.label("actor_id"),
-            transaction.actor_label.label("actor_label"),
-            transaction.issued_at.label("issued_at"),
-            transaction.id.label("id"),
-        )
-        .where(
-            transaction.actor_id.is_(None) if actor_id is None else transaction.actor_id == actor_id
-        )
+        sa.select(*_actor_columns(transaction))
+        .where(_is_actor(transaction, actor_id))
         .order_by(transaction.actor_id.desc(), transaction.issued_at.desc(), transaction.id.desc())
         .limit(1)
     )
+
+
+def examples(
+    activity: Any, transaction: Any, actor_ids: Sequence[str | None], filters: Filters
+) -> sa.Select[Any]:
+    """Return the query for a few of the newest changes of each actor, the newest first.
+
+    At the most :data:`EXAMPLES` transactions of an actor, and as many changes of each, with the
+    columns of :func:`activity_columns`.
+
+    :param actor_ids: None stands for the unknown actor.
+    """
+    known = [id_ for id_ in actor_ids if id_ is not None]
+    parts = []
+    if known:
+        actor = sa.values(sa.column("actor_id", sa.Text), name="actor").data([(k,) for k in known])
+        own = aliased(transaction)
+        theirs = _newest(own, own.actor_id == actor.c.actor_id).lateral("theirs")
+        parts.append(sa.select(*theirs.c).select_from(actor.join(theirs, sa.true())))
+    if None in actor_ids:
+        own = aliased(transaction)
+        parts.append(sa.select(*_newest(own, own.actor_id.is_(None)).subquery("unknown").c))
+    newest = sa.union_all(*parts).subquery("newest")
+    change = (
+        _chosen(activity, filters, newest.c.t_id)
+        .with_only_columns(*_activity_columns(activity, large=LARGE))
+        .order_by(activity.id)
+        .limit(EXAMPLES)
+        .lateral("change")
+    )
+    return (
+        sa.select(*newest.c, *change.c)
+        .select_from(newest.join(change, sa.true()))
+        .order_by(newest.c.t_issued_at.desc(), newest.c.t_id.desc(), change.c.id)
+    )
+
+
+def _newest(transaction: Any, condition: Any) -> sa.Select[Any]:
+    columns = [column.label(f"t_{name}") for name, column in _transaction_columns(transaction)]
+    order = (transaction.issued_at.desc(), transaction.id.desc())
+    return sa.select(*columns).where(condition).order_by(*order).limit(EXAMPLES)
+
+
+def _newest_among(
+    transaction: Any,
+    activity: Any,
+    condition: Any,
+    tables: Tables,
+    *,
+    of: Any = None,
+) -> sa.Select[Any]:
+    """The newest transaction that changed one of these tables.
+
+    :param of: where ``condition`` takes the actor from, in the query around.
+    """
+    order = (transaction.issued_at.desc(), transaction.id.desc())
+    mine = (
+        sa.select(*_actor_columns(transaction))
+        .where(condition)
+        .order_by(*order)
+        .limit(SCAN)
+        .correlate(of)
+        .lateral("mine")
+    )
+    match = (
+        _chosen(activity, Filters(tables=tables), mine.c.id)
+        .with_only_columns(sa.literal(1).label("one"))
+        .limit(1)
+        .lateral("match")
+    )
+    return (
+        sa.select(*mine.c)
+        .select_from(mine.join(match, sa.true()))
+        .order_by(mine.c.issued_at.desc(), mine.c.id.desc())
+        .limit(1)
+    )
+
+
+def _actor_columns(transaction: Any) -> list[Any]:
+    names = ("actor_id", "actor_label", "issued_at", "id")
+    return [getattr(transaction, name).label(name) for name in names]
+
+
+def _is_actor(transaction: Any, actor_id: str | None) -> Any:
+    column = transaction.actor_id
+    return column.is_(None) if actor_id is None else column == actor_id
 
 
 # -- Looking up --------------------------------------------------------------------------------
@@ -988,26 +1283,35 @@ NAMESAKES: Final = 50
 
 
 def records_of_keys(
-    activity: Any, transaction: Any, keys: Iterable[str], *, limit: int = NAMESAKES
+    activity: Any,
+    transaction: Any,
+    keys: Iterable[str],
+    *,
+    limit: int = NAMESAKES,
+    tables: Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query for the records that have or had one of ``keys``, in any table.
 
     A row for each record: the newest activity under that key, with the columns of
     :func:`activity_columns`, and ``found_key``. One row more than ``limit`` tells that there are
     more.
+
+    :param tables: only records of these.
     """
     keys, parts = tuple(keys), []
     for name in _KEY_NAMES:
         places, one = _key_tables(activity, name, keys), aliased(activity)
         # Namesakes in two schemas share an entry of the index: enough of it is read to see both.
-        newest = (
+        found = (
             sa.select(one.id, one.schema_name)
             .where(getattr(one, name) == places.c.key, one.table_name == places.c.table_name)
             .order_by(one.id.desc())
             .limit(_NEWEST)
             .correlate(places)
-            .subquery("newest")
         )
+        if tables is not None:
+            found = found.where(is_among(one, tables))
+        newest = found.subquery("newest")
         last = (
             sa.select(sa.func.max(newest.c.id).label("id"), newest.c.schema_name)
             .group_by(newest.c.schema_name)

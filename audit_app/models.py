@@ -29,9 +29,9 @@ VERBS = ("insert", "update", "delete", "truncate")
 BASELINE = "baseline"
 """The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
 
-MARKS = ("suspend", "resume", "gap", "rewrite")
-"""The trail's own marks: capture was suspended or resumed, a change could not be recorded, or what
-was recorded of a table was rewritten to follow its schema."""
+MARKS = ("suspend", "resume", "gap", "export", "rewrite")
+"""The trail's own marks: capture was suspended or resumed, a change could not be recorded, a part
+of the trail was exported, or what was recorded of a table was rewritten to follow its schema."""
 
 
 class XID8(sa.types.UserDefinedType[int]):

@@ -31,12 +31,14 @@ class Roles:
     :ivar applications: lose everything in the audit schema, and what could replace its triggers.
     :ivar readers: may read the trail, and with it the past of the tables that they may read.
     :ivar suspenders: may suspend the capture.
+    :ivar exporters: may record an export, and so may export where the pages let them.
     """
 
     owner: str | None = None
     applications: Sequence[str] = ()
     readers: Sequence[str] = ()
     suspenders: Sequence[str] = ()
+    exporters: Sequence[str] = ()
 
 
 def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
@@ -68,7 +70,17 @@ def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
             f"GRANT EXECUTE ON FUNCTION {schema}.suspend(text), {schema}.resume(bigint) TO {role}",
         ]
+    for role in map(quote_identifier, roles.exporters):
+        found += [
+            f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+            f"GRANT EXECUTE ON FUNCTION {export_function(schema_name)} TO {role}",
+        ]
     return tuple(found)
+
+
+def export_function(schema_name: str) -> str:
+    """Return the function that records an export, as GRANT names it."""
+    return f"{quote_identifier(schema_name)}.record_export(text, jsonb, bigint, text, bigint)"
 
 
 def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[str, ...]:
@@ -77,7 +89,7 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
     :return: warnings: what still lets a role get around the trail.
     :raises ConfigurationError: if a role does not exist, or an application's role owns the trail.
     """
-    named = [*roles.applications, *roles.readers, *roles.suspenders]
+    named = [*roles.applications, *roles.readers, *roles.suspenders, *roles.exporters]
     missing = sorted(set(named) - _existing(connection, named))
     if missing:
         raise ConfigurationError(

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from audit_app import history
+
 COUNTED: Final = 10_000
 """Changes that a summary looks at, at the most."""
 
@@ -50,6 +52,7 @@ def of_actor(
     since: datetime | None,
     until: datetime | None,
     limit: int | None = None,
+    tables: history.Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query whose rows :func:`summarize` understands.
 
@@ -58,6 +61,8 @@ def of_actor(
 
     :param zone_name: the IANA name of the time zone whose days and hours count.
     :param limit: changes to look at; :data:`COUNTED` by default.
+    :param tables: only changes of these count. A transaction without one is looked at, and tells
+        nothing.
     """
     most = (COUNTED if limit is None else limit) + 1
     newest = sa.select(transaction.id, transaction.issued_at, transaction.client_addr).where(
@@ -73,17 +78,22 @@ def of_actor(
         .subquery("seen")
     )
     # A LIMIT of its own keeps the planner from joining the whole trail.
-    change = (
+    changes = (
         sa.select(activity.id, activity.schema_name, activity.table_name, activity.verb)
         .where(activity.transaction_id == seen.c.id)
         .limit(most)
-        .lateral("change")
     )
+    address: Any = seen.c.client_addr
+    if tables is not None:
+        changes = changes.where(history.is_among(activity, tables))
+    change = changes.lateral("change")
+    if tables is not None:
+        address = sa.case((change.c.id.is_not(None), address), else_=sa.null())
     local = sa.func.timezone(sa.cast(zone_name, sa.Text), seen.c.issued_at, type_=sa.DateTime)
     sample = (
         sa.select(
             seen.c.issued_at,
-            seen.c.client_addr,
+            address.label("client_addr"),
             sa.cast(local, sa.Date).label("day"),
             sa.cast(sa.extract("isodow", local), sa.Integer).label("weekday"),
             sa.cast(sa.extract("hour", local), sa.Integer).label("hour"),
@@ -165,11 +175,35 @@ def summarize(rows: Iterable[Any], *, limit: int | None = None) -> Summary:
     )
 
 
-def first_of_actor(transaction: Any, actor_id: str) -> sa.Select[Any]:
-    """Return the query for the moment of an actor's oldest transaction: ``issued_at``."""
-    return (
-        sa.select(transaction.issued_at)
+def first_of_actor(
+    activity: Any,
+    transaction: Any,
+    actor_id: str,
+    *,
+    tables: history.Tables | None = None,
+) -> sa.Select[Any]:
+    """Return the query for the moment of an actor's oldest transaction: ``issued_at``.
+
+    :param tables: the oldest that changed one of these, among :data:`audit_app.history.SCAN`
+        transactions; no row if none of them did.
+    """
+    oldest = (
+        sa.select(transaction.id, transaction.issued_at)
         .where(transaction.actor_id == actor_id)
         .order_by(transaction.actor_id, transaction.issued_at, transaction.id)
+    )
+    if tables is None:
+        return oldest.with_only_columns(transaction.issued_at).limit(1)
+    seen = oldest.limit(history.SCAN).subquery("seen")
+    match = (
+        sa.select(sa.literal(1).label("one"))
+        .where(activity.transaction_id == seen.c.id, history.is_among(activity, tables))
+        .limit(1)
+        .lateral("match")
+    )
+    return (
+        sa.select(seen.c.issued_at)
+        .select_from(seen.join(match, sa.true()))
+        .order_by(seen.c.issued_at, seen.c.id)
         .limit(1)
     )

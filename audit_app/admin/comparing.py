@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from audit_app import diff, history, models, present
 from audit_app.admin import columns, differences, pages
+from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.describing import Describer
 from audit_app.admin.forms import verb_labels
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.links import Links, is_path_safe
-from audit_app.admin.reading import Logger, aside, column_order
-from audit_app.admin.reading import present as presently
+from audit_app.admin.reading import aside, column_order
 from audit_app.admin.values import json_text
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 from audit_app.formerly import Place
@@ -68,6 +68,7 @@ class Comparison:
 
     :ivar notes: what the reader must know of the two versions.
     :ivar raw: both documents, where they are wanted.
+    :ivar document: the page for machines.
     """
 
     older: Version
@@ -81,6 +82,7 @@ class Comparison:
     raw_url: str
     table_title: str
     label: str
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ def choice_of(
 
 @dataclass(frozen=True)
 class Comparer:
-    """Reads and compares the versions of one record."""
+    """Reads and compares those versions of one record that the visitor may see."""
 
-    logger: Logger
+    access: Access
     links: Links
     zone: tzinfo
     place: Place
@@ -167,7 +169,7 @@ class Comparer:
         older, newer = (
             self._state_now(session) if id_ is None else self._state(rows[id_]) for id_ in ids
         )
-        describes = Describer(self.logger, self.links)
+        describes = Describer(self.access, self.links)
         fields = self._fields(session, older, newer, describes)
         choice = choice_of(
             self.place, self.key, self.links, _with(names, older.version, newer.version),
@@ -190,7 +192,28 @@ class Comparer:
             raw_url="" if wants_raw else self._url(older, newer, raw=1),
             table_title=describes.table(*place) or pages.full_name(*place),
             label=describes.record(*place, data) or pages.record_label(data, self.key),
+            document={
+                "schema_name": place[0],
+                "table_name": place[1],
+                "object_id": self.key,
+                "from": self._document(older),
+                "to": self._document(newer),
+                "changed_fields": [f.name for f in changed],
+                "is_identical": older.is_known and newer.is_known and not changed,
+                "notices": list(dict.fromkeys(notes)),
+            },
         )
+
+    def _document(self, state: _State) -> dict[str, Any]:
+        version = state.version
+        if version.moment is None or version.actor is None:
+            return {"id": NOW, "is_known": state.is_known, "data": state.data, "href": None}
+        return {
+            "id": int(version.value),
+            "is_known": state.is_known,
+            "data": state.data,
+            "href": version.url,
+        }
 
     def _fields(
         self, session: Any, older: _State, newer: _State, describes: Describer
@@ -198,7 +221,7 @@ class Comparer:
         if not (older.is_known and newer.is_known):
             return ()
         schema, table = self.place.schema, self.place.name
-        order = column_order(self.logger, _Named(schema, table))
+        order = column_order(self.access.logger, _Named(schema, table))
         found = pages.sort_fields(diff.between(older.data, newer.data, unchanged=True), order)
         describes.look_up(session, [(schema, table, [older.data, newer.data])])
         states = differences.States(schema, table, older.data or {}, newer.data or {})
@@ -208,23 +231,29 @@ class Comparer:
     # -- Versions of the trail --------------------------------------------------------------------
 
     def _names(self, session: Any, before: str | None) -> list[Version]:
-        query = history.version_names(
-            self.logger.activity_cls, self.logger.transaction_cls,
-            self.place.schema, self.place.name, self.key,
-            before=None if not before else history.parse_id(before),
-            formerly=self.place.formerly,
-        )  # fmt: skip
-        return [version_of(row, self.links, self.zone) for row in session.execute(query)]
+        start, found = None if not before else history.parse_id(before), list[Any]()
+        for _round in range(ROUNDS if self.access.is_limited else 1):
+            query = history.version_names(
+                self.access.logger.activity_cls, self.access.logger.transaction_cls,
+                self.place.schema, self.place.name, self.key,
+                before=start, formerly=self.place.formerly,
+            )  # fmt: skip
+            rows = session.execute(query).all()
+            found += self.access.known(session, rows)
+            if len(rows) < history.PAGE or len(found) >= history.PAGE:
+                break
+            start = rows[-1].id
+        return [version_of(row, self.links, self.zone) for row in found[: history.PAGE]]
 
     def _rows(self, session: Any, ids: Sequence[int]) -> dict[int, Any]:
         if not ids:
             return {}
         query = history.record_versions(
-            self.logger.activity_cls, self.logger.transaction_cls,
+            self.access.logger.activity_cls, self.access.logger.transaction_cls,
             self.place.schema, self.place.name, self.key, ids=ids,
             large=_LARGEST, formerly=self.place.formerly,
         )  # fmt: skip
-        rows = {row.id: presently(self.logger, row) for row in session.execute(query)}
+        rows = {row.id: row for row in self.access.only(session, session.execute(query))}
         if set(rows) != set(ids):
             raise self._unknown()
         return rows
@@ -238,10 +267,10 @@ class Comparer:
         return _State(version, {**(row.old_data or {}), **(row.changed_data or {})})
 
     def _unknown(self) -> RecordNotFoundError:
+        table, key = self.place.name, pages.cut(pages.key_text(self.key))
         return RecordNotFoundError(
-            _("This is no version of %(table)s %(key)s.",
-              table=self.place.name, key=pages.cut(pages.key_text(self.key)))
-        )  # fmt: skip
+            _("This is no version of %(table)s %(key)s.", table=table, key=key)
+        )
 
     def _url(self, older: _State, newer: _State, **values: Any) -> str:
         return self.links.compare(
@@ -253,28 +282,31 @@ class Comparer:
 
     def _state_now(self, session: Any) -> _State:
         """Return the present row; where there is none to read, the last known state."""
-        newest = session.execute(
-            history.record_page(
-                self.logger.activity_cls,
-                self.logger.transaction_cls,
-                self.place.schema,
-                self.place.name,
-                self.key,
-                limit=1,
-                formerly=self.place.formerly,
-            )
-        ).first()
-        if newest is None:
+        query = history.version_names(
+            self.access.logger.activity_cls, self.access.logger.transaction_cls,
+            self.place.schema, self.place.name, self.key, limit=1, formerly=self.place.formerly,
+        )  # fmt: skip
+        really_newest = session.execute(query).first()
+        if really_newest is None:
             raise self._unknown()
-        rows = self._rows(session, [newest.id])
-        newest = rows[newest.id]
+        id_ = really_newest.id
+        if self.access.is_limited:
+            names = self._names(session, None)
+            if not names:
+                raise self._unknown()
+            id_ = int(names[0].value)
+        newest = self._rows(session, [id_])[id_]
         last = self._state(newest)
         known = {**(newest.old_data or {}), **(newest.changed_data or {})}
         if not last.is_known:
             return dataclasses.replace(last, version=now_version())
         try:
+            if really_newest.id != id_:  # what is there now came from a change that is hidden
+                raise sa.exc.NoSuchTableError(self.place.name)
             with aside(session):
                 row = self._present_row(session, newest.new_object_key or newest.object_key, known)
+            if row is not None and not self.access.sees_row(newest, row):
+                raise sa.exc.NoSuchTableError(self.place.name)
         except sa.exc.SQLAlchemyError:
             row = None
             note = _("The present row could not be read: its last known state stands here.")
@@ -295,8 +327,10 @@ class Comparer:
         :return: None if there is no such row.
         :raises SQLAlchemyError: if it cannot be read.
         """
-        table = models.find_table(self.logger.base.metadata, self.place.schema, self.place.name)
-        audited = Describer(self.logger, self.links).tracked(self.place.schema, self.place.name)
+        table = models.find_table(
+            self.access.logger.base.metadata, self.place.schema, self.place.name
+        )
+        audited = Describer(self.access, self.links).tracked(self.place.schema, self.place.name)
         if table is None or audited is None:
             raise sa.exc.NoSuchTableError(self.place.name)
         wanted = columns.key_values(key, table.primary_key.columns)

@@ -10,15 +10,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from audit_app import identity, present
+from audit_app import history, identity, present
 from audit_app.admin import columns, pages
+from audit_app.admin.access import Access
 from audit_app.admin.columns import Column
 from audit_app.admin.distances import number_distance, time_distance
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import ngettext, number_text
 from audit_app.admin.links import Links
 from audit_app.admin.naming import LONGEST_LABEL, Naming
-from audit_app.admin.reading import Logger, aside
+from audit_app.admin.reading import aside
 from audit_app.admin.values import Value, stored_value
 from audit_app.ddl import AuditedTable
 from audit_app.diff import FieldChange
@@ -35,12 +36,14 @@ class Describer(Naming):
     """Describes the values of one page.
 
     :meth:`look_up` reads what the page's foreign keys point at: one query for each table that they
-    point at, whatever the number of rows.
+    point at, whatever the number of rows. What the visitor may not see has neither label nor link.
     """
 
-    def __init__(self, logger: Logger, links: Links) -> None:
-        super().__init__(logger)
+    def __init__(self, access: Access, links: Links) -> None:
+        super().__init__(access.logger)
+        self.access = access
         self._links = links
+        self._open: dict[sa.Table, set[str]] = {}
         self._audited: dict[tuple[str, str], AuditedTable] | None = None
         self._columns: dict[tuple[str, str, str], Column] = {}
         self._targets: dict[tuple[sa.Column[Any], str], tuple[str, str]] = {}
@@ -110,7 +113,7 @@ class Describer(Naming):
             for document in documents:
                 for name, raw in (document or {}).items():
                     target = self.column(schema_name, table_name, name).points_at
-                    if target is None or raw is None:
+                    if target is None or raw is None or not self._sees(target.table):
                         continue
                     value = columns.python_value(raw, target.type)
                     values = wanted.setdefault(target.table, {}).setdefault(target, {})
@@ -142,11 +145,18 @@ class Describer(Naming):
                     query, execution_options={"schema_translate_map": {None: "public"}}
                 ).all()
         except sa.exc.SQLAlchemyError:
-            return  # not created, not granted: the stored values stand for themselves
+            rows = []  # not created, not granted: the stored values stand for themselves
+        keys = list(table.primary_key.columns)
+        known = {identity.encode([row._mapping[f"c_{c.name}"] for c in keys]) or "" for row in rows}
+        if len(keys) == 1:  # those that are gone
+            known |= wanted.get(keys[0], {}).keys()
+        self._admit(session, table, audited, known)
         names = {c.name for c in shown} | {c.name for c in table.primary_key.columns}
         for row in rows:
             data = {name: row._mapping[f"c_{name}"] for name in names}
             key = identity.encode([data[c.name] for c in table.primary_key.columns]) or ""
+            if audited is not None and not self._is_open(table, key):
+                continue
             label = ""
             if has_hook:
                 label = self.label_of(mapper, lambda data=data: _instance(mapper, data))
@@ -159,16 +169,38 @@ class Describer(Naming):
                 pointed = str(identity.encode(row._mapping[f"c_{column.name}"]))
                 self._targets[column, pointed] = (label, url)
 
+    def _sees(self, table: sa.Table) -> bool:
+        return self.access.sees_table(table.schema or "public", table.name)
+
+    def _is_open(self, table: sa.Table, key: str) -> bool:
+        return not self.access.by_row or key in self._open.get(table, ())
+
+    def _admit(
+        self, session: Any, table: sa.Table, audited: AuditedTable | None, keys: Iterable[str]
+    ) -> None:
+        """Note of which records the visitor may see the newest change."""
+        found = sorted(keys)
+        if not self.access.by_row or audited is None or not found:
+            return
+        logger = self.access.logger
+        query = history.newest_of_keys(
+            logger.activity_cls, logger.transaction_cls, audited.place, found
+        )
+        newest = session.execute(query).all()
+        seen = self.access.ids_of(session, {row.id for row in newest})
+        self._open[table] = {row.found_key for row in newest if row.id in seen}
+
     def _target(self, column: sa.Column[Any], raw: Any) -> tuple[str, str]:
         value = columns.python_value(raw, column.type)
-        if value is None:
+        if value is None or not self._sees(column.table):
             return "", ""
         key = str(identity.encode(value))
         found = self._targets.get((column, key))
         if found is not None:
             return found
         # Gone: its story is still on record, where its key is what is pointed at.
-        if list(column.table.primary_key.columns) == [column]:
+        is_key = list(column.table.primary_key.columns) == [column]
+        if is_key and self._is_open(column.table, key):
             return "", self._record_url(self._tracked(column.table), key)
         return "", ""
 
@@ -236,7 +268,7 @@ def _binary_value(column: Column, raw: Any) -> Value | None:
 
 
 def _binary(size: int, digest: str) -> Value:
-    exact = ngettext("%(count)s byte", "%(count)s bytes", size, count=f"{size:,}")
+    exact = ngettext("%(count)s byte", "%(count)s bytes", size, count=number_text(size))
     text = exact if size < 10_000 else f"{pages.size_text(size)} ({exact})"
     return Value("binary", text, digest=digest)
 

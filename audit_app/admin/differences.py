@@ -15,6 +15,7 @@ from audit_app import diff, models
 from audit_app.admin.describing import Describer
 from audit_app.admin.distances import number_distance
 from audit_app.admin.i18n import gettext as _
+from audit_app.admin.i18n import number_text
 from audit_app.admin.links import Links
 from audit_app.admin.pages import Actor, Moment, Row, actor_of, moment_of, row_of, sort_fields
 from audit_app.admin.values import Value, json_text, path_text, value_of
@@ -34,7 +35,7 @@ class Stretch:
     @property
     def size(self) -> str:
         """Its length, for the line that unfolds it."""
-        return f"{len(self.text):,}"
+        return number_text(len(self.text))
 
 
 Layout = Literal["plain", "sides", "words", "leaves"]

@@ -30,7 +30,8 @@ def number_distance(old: Any, new: Any) -> str:
     if not difference:
         return _("the same number, written with other digits")
     sign = "+" if difference > 0 else "\N{MINUS SIGN}"
-    return sign + number_text(difference.copy_abs())
+    # With a point for the decimals, as the stored values beside it have.
+    return sign + f"{difference.copy_abs():,}"
 
 
 def _number(value: Any) -> Decimal | None:
@@ -74,7 +75,9 @@ def duration(span: timedelta) -> str:
     minutes, seconds = divmod(rest, 60)
     parts = []
     if span.days:
-        parts.append(ngettext("%(count)s day", "%(count)s days", span.days, count=f"{span.days:,}"))
+        parts.append(
+            ngettext("%(count)s day", "%(count)s days", span.days, count=number_text(span.days))
+        )
     for number, text in ((hours, _("%(num)s h")), (minutes, _("%(num)s min"))):
         parts.append(text % {"num": number} if number else "")
     fraction = f"{span.microseconds:06}".rstrip("0")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from audit_app import history
-from audit_app.admin import forms, pages
+from audit_app.admin import documents, forms, pages
+from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
+from audit_app.admin.i18n import number_text
 from audit_app.admin.naming import Naming
-from audit_app.admin.reading import Logger, column_order, present, reading
+from audit_app.admin.reading import Logger, column_order, reading
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from audit_app.admin.links import Links
 
 MakeUrl = Callable[..., str]
@@ -50,7 +55,114 @@ class _Place:
     after: history.Cursor | None
 
 
-def feed_page(
+@dataclass(frozen=True)
+class _Reading:
+    """What was read of the trail.
+
+    :ivar groups: the rows of each transaction, the newest first.
+    :ivar has_extra: whether there are more beyond.
+    :ivar further: where a bounded search ended; None if it came to the end, or found enough.
+    :ivar looked_at: how many transactions a bounded search looked at.
+    :ivar cut_at: where the search for the changes of one record ended; None at their end.
+    """
+
+    groups: Sequence[Sequence[Any]] = ()
+    has_extra: bool = False
+    further: history.Cursor | None = None
+    looked_at: int = 0
+    cut_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A page of the feed as it was read, for people and for machines."""
+
+    found: forms.Filtering
+    url: MakeUrl
+    place: _Place
+    actor_id: str | None
+    person: pages.Actor | None = None
+    candidates: tuple[pages.Actor, ...] = ()
+    reading: _Reading = _Reading()
+
+    def page(self, logger: Logger, links: Links) -> FeedPage:
+        """Return what the page shows."""
+        title = _("Activity") if self.actor_id is None else _("Actor")
+        found, person, read = self.found, self.person, self.reading
+        if found.errors:
+            return FeedPage(title, found, pages.filter_chips(found, self.url))
+        rows = list(itertools.chain.from_iterable(read.groups))
+        groups = pages.groups_of(
+            rows, links, found.zone, lambda row: column_order(logger, row), Naming(logger)
+        )
+        notice = ""
+        if read.cut_at is not None:
+            notice = _(
+                "Only the newest %(num)s changes of this record were searched, back to %(moment)s. "
+                "Its own page shows them all.",
+                num=number_text(history.SCAN),
+                moment=pages.moment_of(read.cut_at, found.zone).full,
+            )
+        elif read.further is not None:
+            notice = _(
+                "Searched %(num)s transactions, to %(moment)s.",
+                num=number_text(read.looked_at),
+                moment=pages.moment_of(read.further.issued_at, found.zone).full,
+            )
+        return FeedPage(
+            title=person.name if person and self.actor_id is not None else title,
+            found=found,
+            chips=pages.filter_chips(found, self.url, person.name if person else ""),
+            days=pages.days_of(groups, found.zone),
+            paging={name: url for name, (url, _cursor) in self._paging().items()},
+            person=person if self.actor_id is not None else None,
+            candidates=self.candidates,
+            notice=notice,
+        )
+
+    def document(self, links: Links) -> dict[str, Any]:
+        """Return the page for machines."""
+        paging = self._paging()
+        older = paging.get("older")
+        newer = paging.get("newer")
+        if "further" in paging:
+            older, newer = (older, paging["further"]) if self.place.after else (
+                paging["further"], newer
+            )  # fmt: skip
+        return {
+            **documents.feed_document(
+                self.reading.groups,
+                links,
+                most=history.ROWS,
+                following=documents.place_document(*older) if older else None,
+                preceding=documents.place_document(*newer) if newer else None,
+            ),
+            "candidates": [
+                {"id": actor.id, "label": actor.name, "href": actor.url}
+                for actor in self.candidates
+            ],
+        }
+
+    def _paging(self) -> dict[str, tuple[str, str]]:
+        """Address and cursor of each page that there is around this one."""
+        place, read, found, url = self.place, self.reading, self.found, self.url
+        paging: dict[str, tuple[str, str]] = {}
+        if place.before or place.after:
+            paging["newest"] = (url(found.query), "")
+        if read.groups and (place.before or (place.after and read.has_extra)):
+            cursor = str(_cursor_of(read.groups[0]))
+            paging["newer"] = (url(found.query, after=cursor), cursor)
+        if read.groups and (place.after or read.has_extra):
+            cursor = str(_cursor_of(read.groups[-1]))
+            paging["older"] = (url(found.query, before=cursor), cursor)
+        if read.further is not None:
+            cursor = str(read.further)
+            way = "after" if place.after else "before"
+            paging["further"] = (url(found.query, **{way: cursor}), cursor)
+        return paging
+
+
+def read_feed(
     logger: Logger,
     links: Links,
     arguments: Mapping[str, str],
@@ -58,7 +170,7 @@ def feed_page(
     url: MakeUrl,
     *,
     actor_id: str | None = None,
-) -> FeedPage:
+) -> Feed:
     """Read a page of the feed.
 
     :param actor_id: whose feed it is.
@@ -68,23 +180,49 @@ def feed_page(
     place = _Place(_cursor(arguments, "before"), _cursor(arguments, "after"))
     if place.before and place.after:
         raise InvalidCursorError
-    title = _("Activity") if actor_id is None else _("Actor")
+    feed = Feed(found, url, place, actor_id)
     if found.errors:
-        return FeedPage(title, found, pages.filter_chips(found, url))
-    limit, filters = history.PAGE, found.filters
-    person: pages.Actor | None = None
-    candidates: tuple[pages.Actor, ...] = ()
+        return feed
+    with reading(logger) as session:
+        access = Access.of(logger, session)
+        filters, person, candidates = resolve(session, access, found, links, actor_id=actor_id)
+        read = _read(session, access, filters, place)
+    return dataclasses.replace(feed, person=person, candidates=candidates, reading=read)
+
+
+def resolve(
+    session: Any, access: Access, found: forms.Filtering, links: Links, *, actor_id: str | None
+) -> tuple[history.Filters, pages.Actor | None, tuple[pages.Actor, ...]]:
+    """Return what a feed's filters mean: the tables that may be seen, the actor that was named.
+
+    :param actor_id: whose feed it is.
+    :return: the filters; who the actor is; and several to choose from, where a name fits them.
+    :raises RecordNotFoundError: if nobody has this id.
+    """
+    filters = access.restrict(found.filters)
     if actor_id is not None:  # to the letter: the form's values are stripped of white space
         filters = dataclasses.replace(filters, actor_id=actor_id)
-    with reading(logger) as session:
-        if filters.actor_id is not None:
-            person, candidates = _resolve(session, logger, filters.actor_id, links)
-            if actor_id is not None and (person is None or person.id != actor_id):
-                raise RecordNotFoundError(
-                    _("Nobody with the id “%(id)s” is in the trail.", id=pages.cut(actor_id))
-                )
-            if person is not None:
-                filters = dataclasses.replace(filters, actor_id=person.id)
+    if filters.actor_id is None:
+        return filters, None, ()
+    person, candidates = _resolve(session, access, filters.actor_id, links)
+    if actor_id is not None and (person is None or person.id != actor_id):
+        raise RecordNotFoundError(
+            _("Nobody with the id “%(id)s” is in the trail.", id=pages.cut(actor_id))
+        )
+    if person is not None:
+        filters = dataclasses.replace(filters, actor_id=person.id)
+    return filters, person, candidates
+
+
+# -- Reading -----------------------------------------------------------------------------------
+
+
+def _read(session: Any, access: Access, filters: history.Filters, place: _Place) -> _Reading:
+    """Read a page; where single changes may be hidden, read on until it is full."""
+    logger, limit, looked_at = access.logger, history.PAGE, 0
+    kept: list[Sequence[Any]] = []
+    most = 4 * history.ROWS if access.by_row else history.ROWS
+    for _round in range(ROUNDS if access.by_row else 1):
         query = history.feed(
             logger.activity_cls,
             logger.transaction_cls,
@@ -92,67 +230,95 @@ def feed_page(
             before=place.before,
             after=place.after,
             limit=limit,
+            rows=most,
         )
-        rows = [present(logger, row) for row in session.execute(query)]
-        end = None
-        if filters.keys:
-            query = history.scanned_of_keys(logger.activity_cls, filters)
-            end = session.execute(query).first()
-        elif filters.is_search:
-            query = history.scanned(
-                logger.transaction_cls, filters, before=place.before, after=place.after
-            )
-            end = session.execute(query).first()
-    groups = pages.groups_of(
-        rows, links, found.zone, lambda row: column_order(logger, row), Naming(logger)
-    )
-    has_extra = len(groups) > limit
-    groups = groups[-limit:] if place.after else groups[:limit]
-    paging = _paging(groups, place, found, url, has_extra=has_extra)
-    notice = ""
-    if end is not None and end.position >= history.SCAN and filters.keys:
-        notice = _(
-            "Only the newest %(num)s changes of this record were searched, back to %(moment)s. "
-            "Its own page shows them all.",
-            num=f"{history.SCAN:,}",
-            moment=pages.moment_of(end.issued_at, found.zone).full,
-        )
-    elif end is not None and end.position >= history.SCAN and not has_extra:
-        further = str(history.Cursor(end.issued_at, end.id))
-        paging["further"] = url(found.query, **{"after" if place.after else "before": further})
-        notice = _(
-            "Searched %(num)s transactions, to %(moment)s.",
-            num=f"{history.SCAN:,}",
-            moment=pages.moment_of(end.issued_at, found.zone).full,
-        )
-    return FeedPage(
-        title=person.name if person and actor_id is not None else title,
-        found=found,
-        chips=pages.filter_chips(found, url, person.name if person else ""),
-        days=pages.days_of(groups, found.zone),
-        paging=paging,
-        person=person if actor_id is not None else None,
-        candidates=candidates,
-        notice=notice,
-    )
+        groups = _grouped(session.execute(query).all())
+        has_extra = len(groups) > limit
+        groups = groups[-limit:] if place.after else groups[:limit]
+        looked_at += len(groups)
+        shown = _shown(session, access, filters, groups, most)
+        kept = [*shown, *kept] if place.after else [*kept, *shown]
+        if not has_extra or len(kept) >= limit or not access.by_row:
+            break
+        place = _beyond(place, groups)
+    is_full = len(kept) >= limit
+    kept = kept[-limit:] if place.after else kept[:limit]
+    # Asked for though it may not be needed, so that every page takes as many queries.
+    end = _end_of_search(session, access, filters, place)
+    is_cut = end is not None and end.position >= history.SCAN
+    # Of a record that may not be seen, nothing is said.
+    is_told = is_cut and filters.keys and (kept or not access.by_row)
+    found = _Reading(kept, cut_at=end.issued_at if is_told else None)
+    if has_extra and (is_full or not access.by_row):
+        return dataclasses.replace(found, has_extra=True)
+    if has_extra:
+        further = place.after or place.before
+        return dataclasses.replace(found, further=further, looked_at=looked_at)
+    if is_cut and not filters.keys:
+        further = history.Cursor(end.issued_at, end.id)
+        return dataclasses.replace(found, further=further, looked_at=history.SCAN)
+    return found
 
 
-def _paging(
-    groups: tuple[pages.Group, ...],
-    place: _Place,
-    found: forms.Filtering,
-    url: MakeUrl,
-    *,
-    has_extra: bool,
-) -> dict[str, str]:
-    paging: dict[str, str] = {}
-    if place.before or place.after:
-        paging["newest"] = url(found.query)
-    if groups and (place.before or (place.after and has_extra)):
-        paging["newer"] = url(found.query, after=groups[0].cursor)
-    if groups and (place.after or has_extra):
-        paging["older"] = url(found.query, before=groups[-1].cursor)
-    return paging
+def newest_transactions(session: Any, access: Access, filters: history.Filters) -> list[int]:
+    """Return the ids of the newest transactions that fit, as far as one page of the feed looks."""
+    found = _read(session, access, filters, _Place(None, None))
+    return [group[0].t_id for group in found.groups]
+
+
+def _end_of_search(session: Any, access: Access, filters: history.Filters, place: _Place) -> Any:
+    if not filters.is_search:
+        return None
+    logger = access.logger
+    if filters.keys:
+        query = history.scanned_of_keys(logger.activity_cls, filters)
+    else:
+        query = history.scanned(
+            logger.transaction_cls, filters, before=place.before, after=place.after
+        )
+    return session.execute(query).first()
+
+
+def _grouped(rows: Iterable[Any]) -> list[list[Any]]:
+    return [list(members) for _id, members in itertools.groupby(rows, key=lambda row: row.t_id)]
+
+
+def _shown(
+    session: Any,
+    access: Access,
+    filters: history.Filters,
+    groups: Sequence[Sequence[Any]],
+    most: int,
+) -> list[list[Any]]:
+    """The transactions of which something may be seen, each with that."""
+    rows = access.only(session, itertools.chain.from_iterable(groups))
+    seen = {group[0].t_id: group for group in _grouped(rows)}
+    if not access.by_row:
+        return list(seen.values())
+    logger = access.logger
+    for group in groups:
+        found = seen.get(group[0].t_id, [])
+        if len(group) > most and len(found) <= history.ROWS:
+
+            def page(after: int | None, id_: int = group[0].t_id) -> Any:
+                return history.of_transaction(
+                    logger.activity_cls, logger.transaction_cls, id_, after=after, filters=filters
+                )
+
+            more, _after = access.read_on(session, page, after=group[-1].id, limit=history.PAGE)
+            seen[group[0].t_id] = [*found, *more]
+    order = (seen.get(group[0].t_id, []) for group in groups)
+    return [found[: history.ROWS + 1] for found in order if found]
+
+
+def _beyond(place: _Place, groups: Sequence[Sequence[Any]]) -> _Place:
+    if place.after:
+        return _Place(None, _cursor_of(groups[0]))
+    return _Place(_cursor_of(groups[-1]), None)
+
+
+def _cursor_of(group: Sequence[Any]) -> history.Cursor:
+    return history.Cursor(group[0].t_issued_at, group[0].t_id)
 
 
 def _cursor(arguments: Mapping[str, str], name: str) -> history.Cursor | None:
@@ -160,19 +326,49 @@ def _cursor(arguments: Mapping[str, str], name: str) -> history.Cursor | None:
     return None if text is None else history.Cursor.parse(text)
 
 
+# -- Actors ------------------------------------------------------------------------------------
+
+
+def known_actors(session: Any, access: Access, found: Sequence[Any]) -> list[tuple[Any, datetime]]:
+    """Return those actors of whom the visitor may see something, each with its moment.
+
+    :param found: rows of :func:`audit_app.history.actors`.
+    """
+    if not access.by_row:
+        return [(row, row.issued_at) for row in found]
+    if not found:
+        return []
+    logger = access.logger
+    query = history.examples(
+        logger.activity_cls,
+        logger.transaction_cls,
+        [row.actor_id for row in found],
+        access.restrict(history.Filters()),
+    )
+    newest: dict[str | None, Any] = {}
+    for row in access.only(session, session.execute(query).all()):
+        newest.setdefault(row.t_actor_id, row.t_issued_at)
+    return [(row, newest[row.actor_id]) for row in found if row.actor_id in newest]
+
+
 def _resolve(
-    session: Any, logger: Logger, text: str, links: Links
+    session: Any, access: Access, text: str, links: Links
 ) -> tuple[pages.Actor | None, tuple[pages.Actor, ...]]:
     """Find the actor that an id or a name means; several of one name are offered to choose."""
-    transaction = logger.transaction_cls
-    exact = session.execute(history.last_of_actor(transaction, text)).first()
-    if exact is not None:
-        return pages.actor_of(exact.actor_id, exact.actor_label, links), ()
+    activity, transaction = access.logger.activity_cls, access.logger.transaction_cls
+    exact = session.execute(
+        history.last_of_actor(transaction, text, activity=activity, tables=access.tables)
+    ).all()
+    for row, _moment in known_actors(session, access, exact):
+        return pages.actor_of(row.actor_id, row.actor_label, links), ()
     wanted = text.casefold()
-    alike = [
+    everybody = session.execute(
+        history.actors(transaction, limit=1000, activity=activity, tables=access.tables)
+    )
+    alike = [row for row in everybody if wanted in (row.actor_label or "").casefold()]
+    same = [row for row in alike if row.actor_label.casefold() == wanted] or alike
+    actors = [
         pages.actor_of(row.actor_id, row.actor_label, links)
-        for row in session.execute(history.actors(transaction, limit=1000))
-        if wanted in (row.actor_label or "").casefold()
+        for row, _moment in known_actors(session, access, same[:20])
     ]
-    same = [actor for actor in alike if actor.name.casefold() == wanted] or alike
-    return (same[0], ()) if len(same) == 1 else (None, tuple(same[:20]))
+    return (actors[0], ()) if len(actors) == 1 else (None, tuple(actors))

@@ -63,6 +63,7 @@ def verb_labels() -> dict[str, str]:
         "suspend": _("Capture suspended"),
         "resume": _("Capture resumed"),
         "gap": _("Gap"),
+        "export": _("Exported"),
         "rewrite": _("History rewritten"),
     }
     return {

@@ -41,14 +41,18 @@ class Links:
 
     :param endpoint: the view's endpoint.
     :param zone: the time zone that the visitor chose; it goes along from page to page.
+    :param answer: ``json`` where the addresses are for machines.
     """
 
-    def __init__(self, endpoint: str, *, zone: str | None = None) -> None:
+    def __init__(
+        self, endpoint: str, *, zone: str | None = None, answer: str | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.zone = zone
+        self.answer = answer
 
     def _url(self, page: str, **values: Any) -> str:
-        values = {"tz": self.zone or None, **values}
+        values = {"tz": self.zone or None, "format": self.answer, **values}
         given = {name: value for name, value in values.items() if value is not None}
         return url_for(f"{self.endpoint}.{page}", **given)
 
@@ -112,6 +116,10 @@ class Links:
     def tables(self, **values: Any) -> str:
         """Address of the page of what is tracked."""
         return self._url("tables", **values)
+
+    def export(self, kind: str, query: Mapping[str, str] | None = None, **values: Any) -> str:
+        """Address of an export: ``csv``, ``json`` or ``ndjson``."""
+        return self._url("export", kind=kind, **_filters(query), **{"format": None, **values})
 
     def asset(self, filename: str) -> str:
         """Address of a style sheet, script or image of ours."""

@@ -10,6 +10,7 @@ from flask_admin.model.template import BaseListRowAction
 from jinja2 import ChoiceLoader, PackageLoader
 
 from audit_app import identity
+from audit_app.admin.access import Access
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.links import Links
 from audit_app.admin.reading import current_logger
@@ -89,6 +90,8 @@ def history_url(row: Any) -> str | None:
         table = mapper.local_table  # of a joined inheritance, perhaps only the base is tracked
         place = getattr(table, "schema", None) or "public", getattr(table, "name", "")
         if logger.is_tracked(*place):
+            if not Access(logger, logger.current_actor()).sees_table(*place):
+                return None
             endpoint = _open_endpoint()
             return None if endpoint is None else Links(endpoint).record(*place, key)
     return None

@@ -17,9 +17,11 @@ import sqlalchemy as sa
 
 from audit_app import history, install, summary
 from audit_app.admin import forms, pages
+from audit_app.admin.access import Access
+from audit_app.admin.documents import moment_text
 from audit_app.admin.forms import InvalidFilterError
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import ngettext, number_text
 from audit_app.admin.reading import Logger, reading
 from audit_app.errors import RecordNotFoundError
 
@@ -146,6 +148,7 @@ class Overview:
     :ivar period: the period in words.
     :ivar changes: how many; "more than …" where the count was cut.
     :ivar notice: how far was counted; empty if it was to the end.
+    :ivar document: the same for machines.
     """
 
     period: str
@@ -163,6 +166,7 @@ class Overview:
     notice: str
     wider_url: str
     is_default: bool
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -187,19 +191,20 @@ def overview_of(
     table_parameter: Callable[[str, str], str | None],
     *,
     now: datetime | None = None,
-) -> Overview:
+) -> Overview | None:
     """Read what an actor did.
 
     :param url: builds the address of the actor's page from filters.
     :param table_parameter: how an address names a table; None for one that is not known.
     :param now: the end of the default period.
+    :return: None where changes are hidden one by one: they cannot be counted.
     :raises InvalidFilterError: if PostgreSQL does not know the time zone.
     :raises RecordNotFoundError: if nobody has this id.
     """
     transaction = logger.transaction_cls
     now = now or datetime.now(UTC)
 
-    def read(session: Any, period: _Period) -> summary.Summary:
+    def read(session: Any, tables: history.Tables | None, period: _Period) -> summary.Summary:
         query = summary.of_actor(
             logger.activity_cls,
             transaction,
@@ -207,6 +212,7 @@ def overview_of(
             found.zone_name,
             since=period.since,
             until=period.until,
+            tables=tables,
         )
         try:
             return summary.summarize(session.execute(query))
@@ -217,21 +223,30 @@ def overview_of(
                 _("The database does not know the time zone “%(name)s”.", name=found.zone_name[:60])
             ) from error
 
+    activity = logger.activity_cls
     with reading(logger) as session:
-        first = session.scalar(summary.first_of_actor(transaction, actor_id))
-        newest = session.execute(history.last_of_actor(transaction, actor_id)).first()
-        if first is None or newest is None:
+        access = Access.of(logger, session)
+        if access.by_row:
+            return None
+        tables = access.tables
+        first = session.scalar(
+            summary.first_of_actor(activity, transaction, actor_id, tables=tables)
+        )
+        newest = session.execute(
+            history.last_of_actor(transaction, actor_id, activity=activity, tables=tables)
+        ).first()
+        if newest is None:
             raise RecordNotFoundError
-        period, is_default = _period(found, first, newest.issued_at, now)
-        told = read(session, period)
+        period, is_default = _period(found, first or newest.issued_at, newest.issued_at, now)
+        told = read(session, tables, period)
         around = period if period.days >= _FEW_DAYS else _around(period, found, now)
-        shown = told if around is period else read(session, around)
+        shown = told if around is period else read(session, tables, around)
     merged = _merge(told.tables, logger)
     return Overview(
         period=_period_text(period, found, is_default=is_default),
         changes=_number(told.changes, is_cut=told.is_cut),
         active_days=ngettext("%(num)s day", "%(num)s days", len(told.days)),
-        first=pages.moment_of(first, found.zone),
+        first=pages.moment_of(first, found.zone) if first is not None else None,
         last=pages.moment_of(newest.issued_at, found.zone),
         chart=_chart(shown, around, period, found, url),
         hours=_hours(told.hours),
@@ -246,7 +261,44 @@ def overview_of(
         notice=_notice(told, shown, found),
         wider_url="" if is_default else url(_without_period(found.query)),
         is_default=is_default,
+        document=_document(told, merged, period, first=first, last=newest.issued_at),
     )
+
+
+def _document(
+    told: summary.Summary,
+    tables: Mapping[tuple[str, str], Mapping[str, int]],
+    period: _Period,
+    *,
+    first: datetime | None,
+    last: datetime,
+) -> dict[str, Any]:
+    return {
+        "from": period.first.isoformat(),
+        "to": period.last.isoformat(),
+        "first_seen": moment_text(first) if first is not None else None,
+        "last_seen": moment_text(last),
+        "changes": told.changes,
+        "is_cut": told.is_cut,
+        "counted_back_to": moment_text(told.oldest) if told.is_cut and told.oldest else None,
+        "verbs": dict(told.verbs),
+        "days": [
+            {"day": day.isoformat(), "verbs": dict(verbs)}
+            for day, verbs in sorted(told.days.items())
+        ],
+        "hours": [
+            {"weekday": weekday, "hour": hour, "changes": number}
+            for (weekday, hour), number in sorted(told.hours.items())
+        ],
+        "tables": [
+            {"schema_name": schema, "table_name": name, "verbs": dict(verbs)}
+            for (schema, name), verbs in sorted(tables.items())
+        ],
+        "addresses": [
+            {"address": address, "last_seen": moment_text(moment)}
+            for address, moment in told.addresses
+        ],
+    }
 
 
 # -- Periods -----------------------------------------------------------------------------------
@@ -309,7 +361,7 @@ def _period_text(period: _Period, found: forms.Filtering, *, is_default: bool) -
 
 
 def _number(number: int, *, is_cut: bool) -> str:
-    return _("more than %(num)s", num=f"{number:,}") if is_cut else f"{number:,}"
+    return _("more than %(num)s", num=number_text(number)) if is_cut else number_text(number)
 
 
 def _notice(told: summary.Summary, shown: summary.Summary, found: forms.Filtering) -> str:
@@ -317,7 +369,7 @@ def _notice(told: summary.Summary, shown: summary.Summary, found: forms.Filterin
     cut = told if told.is_cut else shown
     if not cut.is_cut or cut.oldest is None:
         return ""
-    number, moment = f"{cut.changes:,}", pages.moment_of(cut.oldest, found.zone).full
+    number, moment = number_text(cut.changes), pages.moment_of(cut.oldest, found.zone).full
     if cut is told:
         return _(
             "Only the newest %(num)s changes of the period are counted, back to %(moment)s.",
@@ -578,9 +630,9 @@ def _tables(
             Touched(
                 title=name if schema == "public" else f"{schema}.{name}",
                 url=url({**query, "table": parameter}) if parameter else "",
-                number=f"{number:,}",
+                number=number_text(number),
                 width=max(round(100 * number / top, 1), 1.0),
-                verbs=tuple((pages.badge_of(verb), f"{n:,}") for verb, n in _by_verb(verbs)),
+                verbs=tuple((pages.badge_of(verb), number_text(n)) for verb, n in _by_verb(verbs)),
             )
         )
     return tuple(touched)
@@ -592,7 +644,7 @@ def _verbs(verbs: Mapping[str, int], found: forms.Filtering, url: MakeUrl) -> tu
     return tuple(
         Verb(
             pages.badge_of(verb),
-            f"{number:,}",
+            number_text(number),
             url({**query, "verb": verb}) if verb in known else "",
         )
         for verb, number in _by_verb(verbs)

@@ -218,6 +218,7 @@ _SYMBOLS = {
     "suspend": "‖",
     "resume": "▸",
     "gap": "!",
+    "export": "↧",
     "rewrite": "↻",
 }
 
@@ -309,7 +310,7 @@ def row_of(row: Any, links: Links, order: Sequence[str] = (), names: Names | Non
 
 
 def _table_title(row: Any) -> str:
-    if row.verb in {"suspend", "resume"}:  # they are about no table but the trail's own
+    if row.verb in {"suspend", "resume", "export"}:  # they are about no table but the trail's own
         return ""
     return full_name(row.schema_name, row.table_name)
 
@@ -342,8 +343,9 @@ def _note(row: Any) -> str:
         if "rows_estimated" in sizes:
             number = _whole(sizes["rows_estimated"])
             return ngettext("about %(num)s row", "about %(num)s rows", number)
-    if row.verb == "rewrite":
-        return _rewrite_note(row.changed_data or {})
+    if row.verb in {"export", "rewrite"}:
+        note = _export_note if row.verb == "export" else _rewrite_note
+        return note(row.changed_data or {})
     if row.verb in models.MARKS:
         told = row.changed_data or {}
         words = (told.get("reason"), told.get("operation"), told.get("message"))
@@ -351,6 +353,20 @@ def _note(row: Any) -> str:
     if getattr(row.old_data, "raw", None) or getattr(row.changed_data, "raw", None):
         return _("Stored values that are nested too deeply to compare")
     return _("Large values") if row.is_large else ""
+
+
+def _export_note(told: Mapping[str, Any]) -> str:
+    outcomes = {
+        "complete": _("complete"), "truncated": _("cut at the limit"), "aborted": _("broken off"),
+    }  # fmt: skip
+    outcome = outcomes.get(str(told.get("outcome")), _("begun"))
+    words = [str(told.get("format", "")).upper(), outcome]
+    if "rows" in told:
+        words.append(ngettext("%(num)s change", "%(num)s changes", _whole(told["rows"])))
+    given = told.get("filter")
+    if isinstance(given, Mapping):
+        words.append(", ".join(f"{name}={value}" for name, value in given.items()))
+    return cut(" · ".join(word for word in words if word), 200)
 
 
 def _rewrite_note(told: Mapping[str, Any]) -> str:

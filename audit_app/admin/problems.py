@@ -15,6 +15,7 @@ from audit_app.admin.i18n import gettext as _
 from audit_app.errors import (
     ConfigurationError,
     InvalidCursorError,
+    NotGrantedError,
     NotInstalledError,
     RecordNotFoundError,
 )
@@ -55,18 +56,27 @@ class Problem:
         return cls(403, _("No access"), text, code, "" if signed_in else _sign_in_url())
 
     @classmethod
+    def no_export(cls) -> Problem:
+        """Return what a visitor is told who may see the pages, and not export from them."""
+        return cls(403, _("No export"), _("You may see the audit trail, and not export from it."))
+
+    @classmethod
     def internal(cls) -> Problem:
         """Return what is told where nothing more is known."""
         return cls(500, _("Something went wrong"), _("The page cannot be shown."))
 
 
-def problem_of(error: Exception) -> Problem | None:
+def problem_of(error: Exception) -> Problem | None:  # noqa: PLR0911 - one return for each kind
     """Return what to tell about ``error``; None for one that is a defect and must be reported."""
     match error:
         case RecordNotFoundError():
             return Problem(404, _("Not found"), str(error))
         case InvalidCursorError() | InvalidFilterError():
             return Problem(400, _("This address is damaged"), str(error))
+        case NotGrantedError():
+            return Problem(
+                403, _("Nothing was exported"), str(error), "flask audit grant --export ROLE"
+            )
         case NotInstalledError():
             return _not_installed(str(error))
         case ConfigurationError():

@@ -24,6 +24,9 @@ class Logger(Protocol):
 
     schema_name: str
     can_view: Callable[[Any], bool] | None
+    can_view_table: Callable[[Any, Any], bool] | None
+    can_view_activity: Callable[[Any, Any], bool] | None
+    can_export: Callable[[Any], bool] | None
     labels: Labels
 
     @property
@@ -56,7 +59,9 @@ def current_logger() -> Logger:
 
 
 @contextmanager
-def reading(logger: Logger, *, search_path: bool = False) -> Iterator[orm.Session]:
+def reading(
+    logger: Logger, *, search_path: bool = False, timeout: int | None = None
+) -> Iterator[orm.Session]:
     """Yield a session of its own for one page: read-only, bounded in time, rolled back at the end.
 
     PostgreSQL's own functions and operators are found, and no others: one that another role made
@@ -64,12 +69,14 @@ def reading(logger: Logger, *, search_path: bool = False) -> Iterator[orm.Sessio
 
     :param search_path: keep the connection's, for a page that looks the application's tables up
         by their names; what it runs must name everything with its schema.
+    :param timeout: milliseconds for a statement, instead of ``AUDIT_STATEMENT_TIMEOUT``.
 
     Where the host's session is bound to a connection (as savepoint-based tests do), the same
     connection is read through a savepoint, whose end takes the settings back.
     """
     bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
-    timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))  # milliseconds
+    if timeout is None:
+        timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))
     with orm.Session(bind, join_transaction_mode="create_savepoint", autoflush=False) as session:
         session.execute(sa.text(f"SET LOCAL statement_timeout = {timeout}"))
         session.execute(sa.text("SET LOCAL transaction_read_only = on"))

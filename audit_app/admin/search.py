@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from audit_app import history
 from audit_app.admin import forms, pages
+from audit_app.admin.access import Access
+from audit_app.admin.feeds import known_actors, newest_transactions
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import Logger, present, reading
+from audit_app.admin.i18n import number_text
+from audit_app.admin.reading import Logger, reading
 
 if TYPE_CHECKING:
     from audit_app.admin.links import Links
@@ -21,10 +24,14 @@ _LONGEST = 1200  # characters: more than any key, id or name that the trail keep
 class FoundRecord:
     """A record whose key was looked for.
 
+    :ivar key: the key, whole.
+    :ivar verb: of its last change, as stored.
     :ivar moment: when it changed last, as far as this key tells.
     """
 
     record: pages.Record
+    key: str
+    verb: str
     badge: pages.Badge
     moment: pages.Moment
 
@@ -46,7 +53,7 @@ class Results:
     only_url: str = ""
     has_more: bool = False
     elsewhere: tuple[tuple[str, str], ...] = ()
-    scan: str = f"{history.SCAN:,}"
+    scan: str = field(default_factory=lambda: number_text(history.SCAN))
 
     @property
     def is_empty(self) -> bool:
@@ -62,19 +69,26 @@ def look_up(logger: Logger, links: Links, text: str, found: forms.Filtering) -> 
     text = text.strip()
     if not text or len(text) > _LONGEST:
         return Results(text[:_LONGEST])
-    names = forms.table_names([(table.schema, table.name) for table in logger.audited_tables()])
-    wanted = _wanted(text, names)
     activity, transaction = logger.activity_cls, logger.transaction_cls
     with reading(logger) as session:
-        rows = session.execute(
-            history.records_of_keys(activity, transaction, [key for key, _table in wanted])
-        ).all()
-        people = _people(session, logger, text, links)
-        requests = session.execute(history.of_request(transaction, text)).all()
+        access = Access.of(logger, session)
+        names = forms.table_names(
+            [
+                (table.schema, table.name)
+                for table in logger.audited_tables()
+                if access.sees_table(table.schema, table.name)
+            ]
+        )
+        wanted = _wanted(text, names)
+        keys = [key for key, _table in wanted]
+        query = history.records_of_keys(activity, transaction, keys, tables=access.tables)
+        rows = access.seen(session, session.execute(query).all())
+        people = _people(session, access, text, links)
+        requests = _requests(session, access, text)
     records = _records(rows, wanted, logger, links, found)
     request_url = ""
     if len(requests) == 1:
-        request_url = links.transaction(requests[0].id)
+        request_url = links.transaction(requests[0])
     elif requests:
         request_url = links.feed(request=text)
     urls = [r.record.url for r in records] + [a.url for a in people]
@@ -117,11 +131,10 @@ def _records(
 ) -> tuple[FoundRecord, ...]:
     """Records, each once, though it had the key under two names of its table, or came to it."""
     records: dict[tuple[str, str, str], FoundRecord] = {}
-    for stored in rows:
-        row = present(logger, stored)
+    for row, found_key in rows:
         place = logger.place(row.schema_name, row.table_name)
-        identity = (place.schema, place.name, row.found_key)
-        tables = [table for key, table in wanted if key == row.found_key]
+        identity = (place.schema, place.name, found_key)
+        tables = [table for key, table in wanted if key == found_key]
         if None not in tables and identity[:2] not in tables:
             continue
         moment = pages.moment_of(row.issued_at, found.zone)
@@ -133,25 +146,37 @@ def _records(
             record=pages.Record(
                 schema=place.schema,
                 table=place.name,
-                key=pages.cut(pages.key_text(row.found_key)),
+                key=pages.cut(pages.key_text(found_key)),
                 url=links.record(*identity),
-                label=pages.record_label(data, row.found_key),
+                label=pages.record_label(data, found_key),
             ),
+            key=found_key,
+            verb=row.verb,
             badge=pages.badge_of(row.verb),
             moment=moment,
         )
     return tuple(records.values())
 
 
-def _people(session: Any, logger: Logger, text: str, links: Links) -> tuple[pages.Actor, ...]:
+def _people(session: Any, access: Access, text: str, links: Links) -> tuple[pages.Actor, ...]:
     """The actor with this id, and those whose name holds the text."""
-    transaction = logger.transaction_cls
-    exact = session.execute(history.last_of_actor(transaction, text)).first()
-    rows = session.execute(history.actors(transaction, limit=1000)).all()
+    transaction = access.logger.transaction_cls
+    only: dict[str, Any] = {"activity": access.logger.activity_cls, "tables": access.tables}
+    exact = session.execute(history.last_of_actor(transaction, text, **only)).all()
+    rows = session.execute(history.actors(transaction, limit=1000, **only)).all()
     wanted = text.casefold()
     alike = [row for row in rows if wanted in (row.actor_label or "").casefold()]
-    people = {row.actor_id: row for row in ([exact] if exact is not None else []) + alike}
+    people = list({row.actor_id: row for row in [*exact, *alike]}.values())[:_MOST_PEOPLE]
     return tuple(
         pages.actor_of(row.actor_id, row.actor_label, links)
-        for row in list(people.values())[:_MOST_PEOPLE]
+        for row, _moment in known_actors(session, access, people)
     )
+
+
+def _requests(session: Any, access: Access, text: str) -> list[int]:
+    """The newest transactions of the request with this id; two tell that there are more."""
+    if access.is_limited:
+        filters = access.restrict(history.Filters(request_id=text))
+        return newest_transactions(session, access, filters)[:2]
+    query = history.of_request(access.logger.transaction_cls, text)
+    return [row.id for row in session.execute(query)]

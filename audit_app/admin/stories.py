@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from audit_app import history, identity, story
-from audit_app.admin import differences, forms, pages
+from audit_app.admin import differences, documents, forms, pages
+from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.comparing import Choice, choice_of, version_of
 from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import Logger, column_order, present, reading
+from audit_app.admin.reading import Logger, column_order, reading
 from audit_app.errors import InvalidCursorError, RecordNotFoundError
 from audit_app.story import Followed
 
@@ -130,6 +131,7 @@ class StoryPage:
     :ivar beginning: how the story begins; empty on pages before the last.
     :ivar notices: what was not looked at.
     :ivar further_url: the same page, with a search that goes further back.
+    :ivar document: the page for machines.
     """
 
     subject: Subject
@@ -144,6 +146,7 @@ class StoryPage:
     further_url: str
     first_url: str
     more_url: str
+    document: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,23 @@ class _Search:
     end: Any = None
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What was read of a story.
+
+    :ivar own: what the record's columns held, activity by activity.
+    :ivar rows: the activities that may be seen.
+    :ivar rest: of those beyond the page.
+    :ivar further: the id of the last activity that was read, if there are more.
+    """
+
+    own: Sequence[Any]
+    search: _Search
+    rows: Sequence[Any]
+    rest: Sequence[Any] = ()
+    further: int | None = None
+
+
 def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
     """Read a page of a record's story.
 
@@ -163,41 +183,33 @@ def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
     """
     logger, links, arguments = visit.logger, visit.links, visit.arguments
     before, reach = visit.before, _reach(arguments)
-    related = logger.related(place.schema, place.name)
     is_alone = arguments.get("only", "") not in {"", "0"}
-    activity, transaction = logger.activity_cls, logger.transaction_cls
-    columns = list(dict.fromkeys(name for item in related for name in item.own_columns))
-    describes = Describer(logger, links)
     with reading(logger) as session:
+        access = Access.of(logger, session)
+        related = tuple(
+            item
+            for item in logger.related(place.schema, place.name)
+            if access.sees_table(item.place.schema, item.place.name)
+        )
+        describes = Describer(access, links)
         subject = read_subject(session, visit, place, key, describes)
-        own = session.execute(
-            story.own(activity, place, key, [] if is_alone else columns, before=before)
-        ).all()
-        search = _Search(())
-        if related and not is_alone:
-            followed = tuple(
-                Followed(item, story.periods(own, [columns.index(n) for n in item.own_columns]))
-                for item in related
-            )
-            search = _search(
-                session, logger, followed, own, before=before, reach=story.REACH[reach]
-            )
-        query = story.page(
-            activity, transaction, place, key, search.followed, before=before,
-            emptied_by=subject.emptied_by,
+        part = _read_on(
+            session, access, place, key, () if is_alone else related, before=before,
+            reach=story.REACH[reach], emptied_by=subject.emptied_by,
         )  # fmt: skip
-        rows = [present(logger, row) for row in session.execute(query)]
-        shown, rest = rows[: history.PAGE], rows[history.PAGE :]
+        shown, rest = part.rows, part.rest
         describes.look_up(session, documents_of(shown))
-    oldest = own[-1] if own else None
+    search, oldest = part.search, part.own[-1] if part.own else None
+    is_more = part.further is not None
     notices = list(search.notices)
     further = ""
     if search.end is not None and oldest is not None:
-        needed = shown[-1].id if rest else oldest.id
+        needed = part.further if part.further is not None else oldest.id
         if search.end.id > needed:
             notices.append(_not_searched(search.end, visit.found))
             if reach + 1 < len(story.REACH):
                 further = _url(links, place, key, arguments, search=str(reach + 2))
+    more = _url(links, place, key, arguments, before=str(part.further)) if is_more else ""
     return StoryPage(
         subject=subject,
         chapters=_chapters(visit, shown, rest, search.followed, subject, describes=describes),
@@ -216,12 +228,97 @@ def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
         is_alone=is_alone,
         all_url=links.record(place.schema, place.name, key),
         alone_url=links.record(place.schema, place.name, key, only=1),
-        beginning="" if rest else _beginning(oldest, visit.found),
+        beginning="" if is_more else _beginning(oldest, visit.found),
         notices=tuple(notices),
         further_url=further,
         first_url=_url(links, place, key, arguments, before=None) if before is not None else "",
-        more_url=_url(links, place, key, arguments, before=str(shown[-1].id)) if rest else "",
+        more_url=more,
+        document={
+            "schema_name": place.schema,
+            "table_name": place.name,
+            "object_id": key,
+            "is_deleted": bool(subject.gone),
+            "follows": [item.name for item in related],
+            "activities": [
+                {
+                    **documents.with_transaction(row, documents.listed_change(row, links)),
+                    "relation": None
+                    if row.relation == story.OWN
+                    else search.followed[row.relation].related.name,
+                }
+                for row in shown
+            ],
+            "notices": notices,
+            "next": documents.place_document(more, part.further)
+            if part.further is not None
+            else None,
+        },
     )
+
+
+def _read_on(
+    session: orm.Session,
+    access: Access,
+    place: Place,
+    key: str,
+    related: tuple[Related, ...],
+    *,
+    before: int | None,
+    reach: int,
+    emptied_by: int | None,
+) -> _Part:
+    """Read a page; where single changes may be hidden, read on until it is full."""
+    shown: list[Any] = []
+    notices: dict[str, None] = {}
+    for _round in range(ROUNDS if access.is_limited else 1):
+        part = _read(
+            session, access, place, key, related, before=before, reach=reach, emptied_by=emptied_by
+        )
+        notices.update(dict.fromkeys(part.search.notices))
+        shown += part.rows
+        if part.further is None or len(shown) >= history.PAGE:
+            break
+        before = part.further
+    further, rest = part.further, part.rest
+    if len(shown) > history.PAGE:
+        shown, rest = shown[: history.PAGE], [*shown[history.PAGE :], *rest]
+        further = shown[-1].id
+    search = dataclasses.replace(part.search, notices=tuple(notices))
+    return dataclasses.replace(part, rows=shown, rest=rest, further=further, search=search)
+
+
+def _read(
+    session: orm.Session,
+    access: Access,
+    place: Place,
+    key: str,
+    related: tuple[Related, ...],
+    *,
+    before: int | None,
+    reach: int,
+    emptied_by: int | None,
+) -> _Part:
+    activity, transaction = access.logger.activity_cls, access.logger.transaction_cls
+    columns = list(dict.fromkeys(name for item in related for name in item.own_columns))
+    # Whom the record belonged to tell only those of its changes that may be seen.
+    own = access.known(
+        session, session.execute(story.own(activity, place, key, columns, before=before)).all()
+    )
+    search = _Search(())
+    if related:
+        followed = tuple(
+            Followed(item, story.periods(own, [columns.index(n) for n in item.own_columns]))
+            for item in related
+        )
+        search = _search(session, access, followed, own, before=before, reach=reach)
+    query = story.page(
+        activity, transaction, place, key, search.followed, before=before, emptied_by=emptied_by
+    )
+    rows = session.execute(query).all()
+    shown = access.only(session, rows[: history.PAGE])
+    rest = access.only(session, rows[history.PAGE :])
+    further = rows[history.PAGE - 1].id if len(rows) > history.PAGE else None
+    return _Part(own, search, shown, rest, further)
 
 
 def read_subject(
@@ -231,21 +328,13 @@ def read_subject(
 
     :raises RecordNotFoundError: if the trail holds nothing about it.
     """
-    logger, links = visit.logger, visit.links
-    activity = logger.activity_cls
-    newest = session.execute(
-        history.record_page(
-            activity, logger.transaction_cls, place.schema, place.name, key, limit=1,
-            formerly=place.formerly,
-        )
-    ).first()  # fmt: skip
+    links, activity, access = visit.links, visit.logger.activity_cls, describes.access
+    newest = newest_change(session, access, place, key)
     if newest is None:
-        raise RecordNotFoundError(
-            _("The trail holds no change of %(table)s %(key)s.",
-              table=place.name, key=pages.key_text(key))
-        )  # fmt: skip
+        raise no_record(place.name, key)
     emptied = session.execute(story.emptied(activity, place, after=newest.id)).first()
-    newest = present(logger, newest)
+    if emptied is not None and not access.known(session, [emptied]):
+        emptied = None
     gone, gone_url, emptied_by = "", "", None
     if newest.verb == "delete":
         gone, gone_url = _("deleted"), links.activity(newest.id)
@@ -272,6 +361,27 @@ def read_subject(
     )
 
 
+def newest_change(session: orm.Session, access: Access, place: Place, key: str) -> Any:
+    """Return a record's newest change that may be seen; None without one."""
+    logger, limit = access.logger, history.PAGE if access.is_limited else 1
+
+    def page(before: int | None) -> Any:
+        return history.record_page(
+            logger.activity_cls, logger.transaction_cls, place.schema, place.name, key,
+            before=before, limit=limit, formerly=place.formerly,
+        )  # fmt: skip
+
+    rows, _rest = access.read_on(session, page, after=None, limit=limit)
+    return rows[0] if rows else None
+
+
+def no_record(table: str, key: str) -> RecordNotFoundError:
+    """Return the same error for a record that is not there and for one that may not be seen."""
+    return RecordNotFoundError(
+        _("The trail holds no change of %(table)s %(key)s.", table=table, key=pages.key_text(key))
+    )
+
+
 def with_field_urls(change: differences.Change, row: Any, links: Links) -> differences.Change:
     """Let the fields' names lead to their own histories."""
     if row.object_key is None:
@@ -295,14 +405,14 @@ def version_url(row: Any, links: Links) -> str:
 
 def _search(
     session: orm.Session,
-    logger: Logger,
+    access: Access,
     followed: tuple[Followed, ...],
     own: Sequence[Any],
     *,
     before: int | None,
     reach: int,
 ) -> _Search:
-    activity = logger.activity_cls
+    activity = access.logger.activity_cls
     notices: list[str] = []
     keys: list[dict[str, None]] = []
     for item in followed:
@@ -323,6 +433,8 @@ def _search(
             for item, known_keys in zip(followed, keys, strict=True):
                 if (row.schema_name, row.table_name) in item.related.place.names:
                     known_keys[row.object_key] = None
+    if access.by_row and notices:  # how many there are is not for everybody
+        notices = [_("Some related records were not looked for.")]
     end = session.execute(story.end_of_search(activity, before=before, reach=reach)).first()
     return _Search(
         tuple(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from audit_app import install
+from audit_app import history, install
 from audit_app.admin import pages
+from audit_app.admin.access import Access
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import ngettext, number_text
 from audit_app.admin.reading import Logger, reading
 from audit_app.errors import NotInstalledError
 from audit_app.status import SCAN, Status, TableStatus, status
 
 if TYPE_CHECKING:
+    from sqlalchemy import orm
+
     from audit_app.admin.forms import Filtering
     from audit_app.admin.links import Links
     from audit_app.checks import Finding
@@ -63,12 +66,45 @@ class TablesPage:
     zone: str
 
 
+@dataclass(frozen=True)
+class TablesRead:
+    """What was read: the state of the trail, and what the visitor may see of it.
+
+    :ivar findings: what the check found, errors first.
+    :ivar notice: why the check could not be made; empty if it was.
+    :ivar is_limited: whether there may be tables that the visitor may not see.
+    """
+
+    state: Status
+    tables: tuple[TableStatus, ...]
+    findings: tuple[Finding, ...]
+    notice: str
+    is_limited: bool = False
+
+
 def tables_page(
-    logger: Logger, links: Links, found: Filtering, url: Callable[[str, str], str]
+    read: TablesRead, links: Links, found: Filtering, url: Callable[[str, str], str]
 ) -> TablesPage:
-    """Read the page, in a number of queries that does not depend on the number of tables.
+    """Return what the page shows.
 
     :param url: the address of a table's changes, from its schema and name.
+    """
+    findings = read.findings
+    wrong = {finding.table for finding in findings if finding.severity == "error"}
+    return TablesPage(
+        tables=tuple(_table(table, wrong, links, found, url) for table in read.tables),
+        findings=findings,
+        verdict="" if read.notice else _verdict(findings, is_limited=read.is_limited),
+        notice=read.notice,
+        facts=() if read.is_limited else _facts(read.state),
+        scan=number_text(SCAN),
+        zone=found.zone_name,
+    )
+
+
+def read_tables(logger: Logger) -> TablesRead:
+    """Read what is tracked, in a number of queries that does not depend on the number of tables.
+
     :raises NotInstalledError: if the trail is not installed.
     """
     with reading(logger, search_path=True) as session:
@@ -77,15 +113,44 @@ def tables_page(
         if not state.is_installed:
             raise install.not_installed(logger.schema_name)
         findings, notice = _findings(logger, connection)
-    wrong = {finding.table for finding in findings if finding.severity == "error"}
-    return TablesPage(
-        tables=tuple(_table(table, wrong, links, found, url) for table in state.tables),
-        findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
-        verdict="" if notice else _verdict(findings),
-        notice=notice,
-        facts=_facts(state),
-        scan=f"{SCAN:,}",
-        zone=found.zone_name,
+    found = tuple(sorted(findings, key=lambda finding: finding.severity))
+    with reading(logger) as session:
+        access = Access.of(logger, session)
+        if not access.is_limited:
+            return TablesRead(state, state.tables, found, notice)
+        tables = _limited(access, session, state.tables)
+    if logger.can_view_table is None:
+        return TablesRead(state, tables, found, notice)
+    # What is said of the trail as a whole counts and names what must not be seen.
+    names = {name for table in tables for name in (table.name, table.relation)}
+    findings = tuple(finding for finding in found if finding.table in names)
+    return TablesRead(state, tables, findings, notice, is_limited=True)
+
+
+def _limited(
+    access: Access, session: orm.Session, tables: Sequence[TableStatus]
+) -> tuple[TableStatus, ...]:
+    """The tables that may be seen, with the last change where that may be seen."""
+    logger = access.logger
+    declared = {table.regclass: table for table in logger.audited_tables()}
+
+    def is_seen(table: TableStatus) -> bool:
+        if table.schema_name is not None and table.table_name is not None:
+            return access.sees_table(table.schema_name, table.table_name)
+        own = declared.get(table.name)  # it does not exist: only the application knows it
+        return own is not None and access.sees_table(own.schema, own.name)
+
+    shown = tuple(table for table in tables if is_seen(table))
+    if not access.by_row:
+        return shown
+    ids = [table.last_activity_id for table in shown if table.last_activity_id is not None]
+    query = history.activities_by_id(logger.activity_cls, logger.transaction_cls, ids)
+    allowed = {row.id for row in access.only(session, session.execute(query).all())}
+    return tuple(
+        table
+        if table.last_activity_id in allowed
+        else replace(table, last_change=None, last_activity_id=None)
+        for table in shown
     )
 
 
@@ -114,7 +179,7 @@ def _findings(logger: Logger, connection: sa.Connection) -> tuple[tuple[Finding,
     return (), texts[reason]
 
 
-def _verdict(findings: tuple[Finding, ...]) -> str:
+def _verdict(findings: tuple[Finding, ...], *, is_limited: bool) -> str:
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     parts = []
@@ -122,6 +187,8 @@ def _verdict(findings: tuple[Finding, ...]) -> str:
         parts.append(ngettext("%(num)s error", "%(num)s errors", errors))
     if warnings:
         parts.append(ngettext("%(num)s warning", "%(num)s warnings", warnings))
+    if is_limited and not parts:
+        return _("The tables that you may see are as they should be.")
     return ", ".join(parts) or _("Everything is as it should be.")
 
 
@@ -158,7 +225,7 @@ def _table(
 
 
 def _about(number: int | None) -> str:
-    return "" if number is None else _("about %(num)s", num=f"{number:,}")
+    return "" if number is None else _("about %(num)s", num=number_text(number))
 
 
 def _details(table: TableStatus) -> tuple[str, ...]:

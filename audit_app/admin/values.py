@@ -91,6 +91,35 @@ def value_of(value: Any) -> Value:  # noqa: PLR0911 - one return for each kind
     return Value("text", str(value))
 
 
+@dataclass(frozen=True)
+class Raw:
+    """A JSON document that is printed as it is stored."""
+
+    text: str
+
+
+_NUMBER = re.compile(r'"\\u0000([^"\\]*)\\u0000"')
+
+
+def json_line(value: Any) -> str:
+    """Return ``value`` as JSON in one line, as :func:`json_text` does, and many times faster.
+
+    The encoder knows no exact numbers: they pass as texts between two NULs, which no text of the
+    database can hold.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=_marked)
+    except (TypeError, RecursionError):
+        return json_text(value, indent=None)
+    return _NUMBER.sub(r"\1", text) if "\\u0000" in text else text
+
+
+def _marked(value: object) -> str:
+    if isinstance(value, Decimal):
+        return f"\x00{number_text(value)}\x00"
+    raise TypeError
+
+
 _INDENT_LIMIT = 40
 """Levels that are indented; deeper ones would be mostly blanks."""
 
@@ -144,6 +173,8 @@ def _scalar_text(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int | float | Decimal):
         return number_text(value)
+    if isinstance(value, Raw):
+        return value.text
     if isinstance(value, Mapping):
         return "{}"
     return "[]" if isinstance(value, list) else _quote(value)

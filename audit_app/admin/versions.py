@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from audit_app import diff, history, story
-from audit_app.admin import differences, forms, pages
+from audit_app import diff, history, models, story
+from audit_app.admin import differences, documents, forms, pages
+from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import column_order, present, reading
+from audit_app.admin.reading import column_order, reading
 from audit_app.admin.stories import Subject, Visit, read_subject, version_url
 from audit_app.admin.values import Value
 from audit_app.errors import RecordNotFoundError, UnknownVersionError
 
 if TYPE_CHECKING:
+    from sqlalchemy import orm
+
     from audit_app.admin.links import Links
     from audit_app.formerly import Place
 
@@ -48,6 +53,7 @@ class VersionPage:
     :ivar missing: columns of the table that this row has no value of.
     :ivar as_of: the moment that was asked for; None for the version after a change.
     :ivar notice: why there is nothing to show, or what is not known; may be empty.
+    :ivar document: the page for machines.
     """
 
     subject: Subject
@@ -61,6 +67,7 @@ class VersionPage:
     next_url: str = ""
     first_url: str = ""
     is_deletion: bool = False
+    document: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class FieldPage:
 
     :ivar former: the names it had before.
     :ivar further_url: where the search goes on, if it ended before the record's story did.
+    :ivar document: the page for machines.
     """
 
     subject: Subject
@@ -79,6 +87,7 @@ class FieldPage:
     first_url: str
     more_url: str
     further_url: str
+    document: Mapping[str, Any]
 
 
 def version_page(
@@ -91,32 +100,30 @@ def version_page(
     """
     logger, links, found = visit.logger, visit.links, visit.found
     activity, transaction = logger.activity_cls, logger.transaction_cls
-    describes = Describer(logger, links)
     with reading(logger) as session:
-        row = session.execute(
-            history.activity_by_id(activity, transaction, id_, large=LARGEST_ROW)
-        ).first()
-        if row is None:
+        access = Access.of(logger, session)
+        describes = Describer(access, links)
+        query = history.activity_by_id(activity, transaction, id_, large=LARGEST_ROW)
+        rows = access.only(session, session.execute(query))
+        if not rows:
             raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
+        row = rows[0]
         if row.object_key is None:
             raise RecordNotFoundError(_("Change %(id)s is about no single row.", id=id_))
-        row, place = present(logger, row), logger.place(row.schema_name, row.table_name)
+        place = logger.place(row.schema_name, row.table_name)
         key = key if key is not None else row.new_object_key or row.object_key
         subject = read_subject(session, visit, place, key, describes)
         describes.look_up(
             session, [(row.schema_name, row.table_name, [row.old_data, row.changed_data])]
         )
-        near = session.execute(
-            history.neighbours(
-                activity, place.schema, place.name, key, row.id, formerly=place.formerly
-            )
-        ).one()
+        previous, following = access.neighbours(session, row, key)
     order = column_order(logger, row)
     change = differences.change_of(
         row, links, found.zone, differences.Budget(), describes=describes, order=order
     )
     cells = _cells(row, order, links, place, key, describes=describes)
     is_deletion = row.verb == "delete"
+    notice = _version_notice(row, change, previous is None)
     return VersionPage(
         subject=subject,
         title=_("Before it was deleted") if is_deletion else _("As it was then"),
@@ -124,10 +131,20 @@ def version_page(
         missing=tuple(name for name in order if name not in {cell.name for cell in cells}),
         change=change,
         as_of=as_of,
-        notice=_version_notice(row, change, near.previous is None),
-        previous_url=links.version(near.previous) if near.previous else "",
-        next_url=links.version(near.next) if near.next else "",
+        notice=notice,
+        previous_url=links.version(previous) if previous is not None else "",
+        next_url=links.version(following) if following is not None else "",
         is_deletion=is_deletion,
+        document={
+            **_about(subject, place, key, as_of),
+            "exists": not is_deletion,
+            "is_known": not row.is_large,
+            "data": None if is_deletion else _whole(row),
+            "change": documents.with_transaction(row, documents.listed_change(row, links)),
+            "notice": notice or None,
+            "previous": _version_link(links, previous),
+            "next": _version_link(links, following),
+        },
     )
 
 
@@ -151,36 +168,106 @@ def version_at_page(visit: Visit, place: Place, key: str, at: str) -> VersionPag
         logger.activity_cls, place.schema, place.name, key, when, formerly=place.formerly
     )
     with reading(logger) as session:
-        subject = read_subject(session, visit, place, key, Describer(logger, links))
+        access = Access.of(logger, session)
+        describes = Describer(access, links)
+        subject = read_subject(session, visit, place, key, describes)
         rows = session.execute(query).all()
+        if access.is_limited:
+            rows = _seen(session, access, rows, key)
     parts = {row.part: row for row in rows}
     following = parts.get("next")
     next_url = links.version(following.id) if following is not None else ""
+
+    def document(notice: str, *, is_known: bool, previous: str = "") -> dict[str, Any]:
+        return {
+            **_about(subject, place, key, moment),
+            "exists": False if is_known else None,
+            "is_known": is_known,
+            "data": None,
+            "change": None,
+            "notice": notice,
+            "previous": {"id": ends[-1].id, "href": previous} if previous else None,
+            "next": _version_link(links, following.id if following is not None else None),
+        }
+
+    ends = sorted(
+        (parts[name] for name in ("last", "emptied") if name in parts), key=lambda row: row.id
+    )
     title = _("As it was on %(moment)s", moment=moment.full)
     try:
         state = history.state_of(rows, place.formerly)
     except UnknownVersionError:
         since = pages.moment_of(following.issued_at, found.zone).full if following else ""
+        notice = _(
+            "Unknown before %(moment)s: what the record was then was not recorded.", moment=since
+        )
         return VersionPage(
             subject,
             title,
             as_of=moment,
-            notice=_("Unknown before %(moment)s: what the record was then was not recorded.",
-                     moment=since),
+            notice=notice,
             first_url=next_url,
-        )  # fmt: skip
+            document=document(notice, is_known=False),
+        )
     if state is None:
-        ends = [parts[name] for name in ("last", "emptied") if name in parts]
-        last = max(ends, key=lambda row: row.id, default=None)
+        notice = _("The record did not exist then.")
+        previous_url = links.activity(ends[-1].id) if ends else ""
         return VersionPage(
             subject,
             title,
             as_of=moment,
-            notice=_("The record did not exist then."),
-            previous_url=links.activity(last.id) if last is not None else "",
+            notice=notice,
+            previous_url=previous_url,
             next_url=next_url,
+            document=document(notice, is_known=True, previous=previous_url),
         )
     return version_page(visit, parts["last"].id, key=key, as_of=moment)
+
+
+def _seen(session: orm.Session, access: Access, rows: Sequence[Any], key: str) -> list[Any]:
+    """What of :func:`audit_app.history.version_at` may be seen; else what stands beyond it."""
+    logger = access.logger
+    shown = access.ids_of(session, [row.id for row in rows])
+    found = []
+    for row in rows:
+        if row.id in shown:
+            found.append(row)
+        elif row.part != "emptied":
+            query = history.activity_by_id(
+                logger.activity_cls, logger.transaction_cls, row.id, large=history.LARGE
+            )
+            hidden = session.execute(query).one()
+            previous, following = access.neighbours(session, hidden, key)
+            id_ = previous if row.part == "last" else following
+            if id_ is not None:
+                query = history.activity_by_id(
+                    logger.activity_cls, logger.transaction_cls, id_, large=LARGEST_ROW
+                )
+                (other,) = session.execute(query).all()
+                found.append(SimpleNamespace(**{**other._mapping, "part": row.part}))
+    return found
+
+
+def _about(subject: Subject, place: Place, key: str, as_of: pages.Moment | None) -> dict[str, Any]:
+    return {
+        "schema_name": place.schema,
+        "table_name": place.name,
+        "object_id": key,
+        "is_deleted": bool(subject.gone),
+        "as_of": as_of.iso if as_of is not None else None,
+    }
+
+
+def _version_link(links: Links, id_: int | None) -> dict[str, Any] | None:
+    return None if id_ is None else {"id": id_, "href": links.version(id_)}
+
+
+def _whole(row: Any) -> dict[str, Any] | None:
+    """The row after a change; None where its values are not there to be put together."""
+    documents_ = (row.old_data, row.changed_data)
+    if row.is_large or any(isinstance(data, models.Undecoded) for data in documents_):
+        return None
+    return {**(row.old_data or {}), **(row.changed_data or {})}
 
 
 def _cells(
@@ -229,28 +316,44 @@ def field_page(visit: Visit, place: Place, key: str, field: str) -> FieldPage:
     logger, links, before = visit.logger, visit.links, visit.before
     field = _present_name(place, field)
     activity, transaction, limit = logger.activity_cls, logger.transaction_cls, history.PAGE
-    describes = Describer(logger, links)
     with reading(logger) as session:
+        access = Access.of(logger, session)
+        describes = Describer(access, links)
         subject = read_subject(session, visit, place, key, describes)
-        query = story.of_field(activity, transaction, place, key, field, before=before)
-        rows = [place.formerly.present_row(row) for row in session.execute(query)]
-        describes.look_up(session, documents_of(rows[:limit]))
-        end = session.execute(story.end_of_field(activity, place, key, before=before)).one()
+        shown: list[Any] = []
+        start = before
+        for _round in range(ROUNDS if access.is_limited else 1):
+            query = story.of_field(activity, transaction, place, key, field, before=start)
+            rows = session.execute(query).all()
+            # A policy is asked about whole changes, and these are cut to the field.
+            shown += map(place.formerly.present_row, access.known(session, rows[:limit]))
+            if len(rows) <= limit or len(shown) >= limit:
+                break
+            start = rows[limit - 1].id
+        end = session.execute(story.end_of_field(activity, place, key, before=start)).one()
+        describes.look_up(session, documents_of(shown[:limit]))
     is_end = len(rows) <= limit and (end.id is None or bool(end.is_end))
-    if not rows and before is None and is_end:
+    more: int | None = rows[limit - 1].id if len(rows) > limit else None
+    if len(shown) > limit:
+        shown = shown[:limit]
+        more, is_end = shown[-1].id, False
+    if not shown and before is None and is_end:
         raise RecordNotFoundError(
             _("%(table)s %(key)s has no field “%(name)s” on record.",
               table=place.name, key=subject.list_key, name=pages.cut(field))
         )  # fmt: skip
-    shown, budget = rows[:limit], differences.Budget()
+    budget = differences.Budget()
 
     def url(before_id: int | None) -> str:
         return links.record(place.schema, place.name, key, field=field, before=before_id)
 
+    further = end.id if more is None and not is_end else None
+    following = more if more is not None else further
+    former = dict(place.formerly.columns).get(field, ())
     return FieldPage(
         subject=subject,
         field=field,
-        former=dict(place.formerly.columns).get(field, ()),
+        former=former,
         entries=tuple(
             (
                 differences.change_of(row, links, visit.found.zone, budget, describes=describes),
@@ -260,8 +363,23 @@ def field_page(visit: Visit, place: Place, key: str, field: str) -> FieldPage:
         ),
         is_last=is_end,
         first_url=url(None) if before is not None else "",
-        more_url=url(shown[-1].id) if len(rows) > limit else "",
-        further_url=url(end.id) if len(rows) <= limit and not is_end else "",
+        more_url=url(more) if more is not None else "",
+        further_url=url(further) if further is not None else "",
+        document={
+            "schema_name": place.schema,
+            "table_name": place.name,
+            "object_id": key,
+            "is_deleted": bool(subject.gone),
+            "field": field,
+            "former_names": list(former),
+            "activities": [
+                documents.with_transaction(row, documents.listed_change(row, links))
+                for row in shown
+            ],
+            "next": documents.place_document(url(following), following)
+            if following is not None
+            else None,
+        },
     )
 
 

@@ -15,19 +15,20 @@ from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
 from audit_app import history, models
-from audit_app.admin import differences, forms, pages, theme
+from audit_app.admin import differences, documents, exports, forms, pages, theme
+from audit_app.admin.access import Access, may_export
 from audit_app.admin.comparing import Comparer
 from audit_app.admin.describing import Describer, documents_of
-from audit_app.admin.feeds import feed_page
+from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import host_gettext, language
+from audit_app.admin.i18n import host_gettext, language, number_text
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
-from audit_app.admin.reading import Logger, column_order, current_logger, present, reading
+from audit_app.admin.reading import Logger, column_order, current_logger, reading
 from audit_app.admin.search import look_up
-from audit_app.admin.stories import Visit, story_page
-from audit_app.admin.tables import tables_page
+from audit_app.admin.stories import Visit, newest_change, no_record, story_page
+from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
 from audit_app.admin.versions import field_page, version_at_page, version_page
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
@@ -99,6 +100,7 @@ class AuditPages:
     def _run_view(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         # Flask-Admin calls a view that raised a TypeError a second time, with other arguments.
         try:
+            documents.check_format()
             return fn(self, *args, **kwargs)
         except HTTPException:
             raise
@@ -110,9 +112,25 @@ class AuditPages:
 
     def _answer_problem(self, problem: Problem | None) -> Response:
         problem = problem or Problem.internal()
-        return self._answer("audit/problem.html", status=problem.status, problem=problem)
+        return self._answer(
+            "audit/problem.html",
+            status=problem.status,
+            document=lambda: documents.problem_document(problem),
+            problem=problem,
+        )
 
-    def _answer(self, template: str, *, status: int = 200, **values: Any) -> Response:
+    def _answer(
+        self,
+        template: str,
+        *,
+        document: Callable[[], Mapping[str, Any]],
+        status: int = 200,
+        **values: Any,
+    ) -> Response:
+        """Answer with a page, or with the document where JSON is asked for."""
+        if documents.wants_json():
+            mimetype = documents.PROBLEM if status >= 400 else "application/json"
+            return self._guarded(documents.answer(document(), status, mimetype))
         # What Flask-Admin offers to templates fails where flask-babel is not initialised.
         self._template_args.update(
             _gettext=host_gettext("gettext"), _ngettext=host_gettext("ngettext")
@@ -127,7 +145,10 @@ class AuditPages:
             t=_,
             **values,
         )
-        response = make_response(html, status)
+        return self._guarded(make_response(html, status))
+
+    def _guarded(self, response: Response) -> Response:
+        response.vary.add("Accept")
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
         response.vary.add("Accept-Language")
@@ -142,12 +163,14 @@ class AuditPages:
             self._urls = [url for url in self._urls if url[1] != "elsewhere"]
         blueprint = super().create_blueprint(admin)  # type: ignore[misc]
         blueprint.jinja_loader = ChoiceLoader([PackageLoader("audit_app"), blueprint.jinja_loader])
+        blueprint.add_app_template_filter(number_text, "audit_number")
         return blueprint
 
     @property
     def links(self) -> Links:
         """The addresses of the pages of this view."""
-        return Links(self.endpoint, zone=request.args.get("tz"))
+        answer = "json" if documents.wants_json() else None
+        return Links(self.endpoint, zone=request.args.get("tz"), answer=answer)
 
     # -- Pages ------------------------------------------------------------------------------------
 
@@ -156,30 +179,60 @@ class AuditPages:
         """Show the feed: by day, by transaction, by row."""
         return self._feed(self._filtering(), self.links.feed)
 
+    @_page("/activities.json")
+    def feed_json(self) -> Any:
+        """Show the feed to a machine."""
+        return self._feed(self._filtering(), self.links.feed)
+
     @_page("/actors/")
     def actors(self) -> Any:
         """Show who was active."""
+        return self._actors()
+
+    @_page("/actors.json")
+    def actors_json(self) -> Any:
+        """Show who was active to a machine."""
+        return self._actors()
+
+    def _actors(self) -> Any:
         if request.args.get("id"):
             return self._actor(request.args["id"])
         logger, found, limit = current_logger(), self._filtering(), 200
         after = request.args.get("after")
         _check_text(after)
         with reading(logger) as session:
+            access = Access.of(logger, session)
             transaction = logger.transaction_cls
-            rows = session.execute(history.actors(transaction, after=after, limit=limit)).all()
-            nobody = session.execute(history.last_of_actor(transaction, None)).first()
-        more = self.links.actors(after=rows[limit - 1].actor_id) if len(rows) > limit else ""
-        people = sorted(rows[:limit], key=lambda row: row.issued_at, reverse=True)
-        if nobody is not None and not after:
-            people.append(nobody)
+            only: dict[str, Any] = {"activity": logger.activity_cls, "tables": access.tables}
+            rows = session.execute(
+                history.actors(transaction, after=after, limit=limit, **only)
+            ).all()
+            nobody = session.execute(history.last_of_actor(transaction, None, **only)).all()
+            known = known_actors(session, access, rows[:limit])
+            unknown = known_actors(session, access, [] if after else nobody)
+        last = rows[limit - 1].actor_id if len(rows) > limit else None
+        more = self.links.actors(after=last) if last is not None else ""
+        people = [*sorted(known, key=lambda found: found[1], reverse=True), *unknown]
         return self._answer(
             "audit/actors.html",
+            document=lambda: {
+                "actors": [
+                    {
+                        "id": row.actor_id,
+                        "label": row.actor_label,
+                        "last_change": documents.moment_text(moment),
+                        "href": self.links.actor(row.actor_id),
+                    }
+                    for row, moment in people
+                ],
+                "next": documents.place_document(more, last) if last is not None else None,
+            },
             people=tuple(
                 (
                     pages.actor_of(row.actor_id, row.actor_label, self.links),
-                    pages.moment_of(row.issued_at, found.zone),
+                    pages.moment_of(moment, found.zone),
                 )
-                for row in people
+                for row, moment in people
             ),
             more_url=more,
             zone=found.zone_name,
@@ -195,7 +248,7 @@ class AuditPages:
         """Show a record whose identity cannot stand in a path; without one, ask for it."""
         names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
         if not all(name in request.args for name in ("schema", "table", "identity")):
-            return redirect(self.links.feed())
+            return self._redirect(self.links.feed())
         return self._record(*names)
 
     @_page("/records/<schema>/<table>/<path:identity>")
@@ -208,7 +261,7 @@ class AuditPages:
         """Compare versions of a record whose identity cannot stand in a path."""
         names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
         if not all(name in request.args for name in ("schema", "table", "identity")):
-            return redirect(self.links.feed())
+            return self._redirect(self.links.feed())
         return self._compare(*names)
 
     @_page("/compare/<schema>/<table>/<path:identity>")
@@ -219,29 +272,29 @@ class AuditPages:
     @_page("/activities/<activity_id>")
     def activity(self, activity_id: str) -> Any:
         """Show one change."""
+        return self._activity(activity_id)
+
+    @_page("/activities/<activity_id>.json")
+    def activity_json(self, activity_id: str) -> Any:
+        """Show one change to a machine."""
+        return self._activity(activity_id)
+
+    def _activity(self, activity_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
         id_ = _known_id(activity_id)
         activity, transaction = logger.activity_cls, logger.transaction_cls
         with reading(logger) as session:
-            row = session.execute(
-                history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
-            ).first()
-            if row is None:
+            access = Access.of(logger, session)
+            query = history.activity_by_id(activity, transaction, id_, large=_LARGEST_ROW)
+            rows = access.only(session, session.execute(query))
+            if not rows:
                 raise RecordNotFoundError(_("There is no change %(id)s in the trail.", id=id_))
-            row = present(logger, row)
-            describes = Describer(logger, self.links)
+            row = rows[0]
+            describes = Describer(access, self.links)
             describes.look_up(
                 session, [(row.schema_name, row.table_name, [row.old_data, row.changed_data])]
             )
-            near = None
-            if row.object_key is not None:
-                place = logger.place(row.schema_name, row.table_name)
-                near = session.execute(
-                    history.neighbours(
-                        activity, place.schema, place.name, row.object_key, row.id,
-                        formerly=place.formerly,
-                    )
-                ).one()  # fmt: skip
+            previous, following = access.neighbours(session, row)
         change = differences.change_of(
             row, self.links, found.zone, differences.Budget(),
             describes=describes, order=column_order(logger, row), whole=True,
@@ -249,41 +302,65 @@ class AuditPages:
         )  # fmt: skip
         return self._answer(
             "audit/activity.html",
+            document=lambda: {
+                **documents.with_transaction(row, documents.listed_change(row, self.links)),
+                "previous": _link(self.links.activity, previous),
+                "next": _link(self.links.activity, following),
+            },
             change=change,
             facts=pages.transaction_facts(row),
             compare_url=self._compare_url(row),
-            previous_url=self.links.activity(near.previous) if near and near.previous else "",
-            next_url=self.links.activity(near.next) if near and near.next else "",
+            previous_url=self.links.activity(previous) if previous is not None else "",
+            next_url=self.links.activity(following) if following is not None else "",
         )
 
     @_page("/versions/<activity_id>")
     def version(self, activity_id: str) -> Any:
         """Show the whole row as it was after one change."""
         page = version_page(self._visit(self._filtering()), _known_id(activity_id))
-        return self._answer("audit/version.html", page=page)
+        return self._answer("audit/version.html", document=lambda: page.document, page=page)
 
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
         """Show everything that one transaction changed."""
+        return self._transaction(transaction_id)
+
+    @_page("/transactions/<transaction_id>.json")
+    def transaction_json(self, transaction_id: str) -> Any:
+        """Show everything that one transaction changed to a machine."""
+        return self._transaction(transaction_id)
+
+    def _transaction(self, transaction_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
         id_, limit = _known_id(transaction_id), history.PAGE
         after = _cursor_id("after")
         with reading(logger) as session:
+            access = Access.of(logger, session)
             head = session.execute(history.transaction_by_id(logger.transaction_cls, id_)).first()
-            if head is None:
+
+            def page(after: int | None) -> Any:
+                return history.of_transaction(
+                    logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit,
+                    filters=access.restrict(history.Filters()),
+                )  # fmt: skip
+
+            shown, further = access.read_on(session, page, after=after, limit=limit)
+            is_hidden = access.is_limited and not shown
+            if is_hidden and after is not None:  # beyond the end of what may be seen
+                is_hidden = not access.read_on(session, page, after=None, limit=limit)[0]
+            if head is None or is_hidden:
                 raise RecordNotFoundError(_("There is no transaction %(id)s in the trail.", id=id_))
-            rows = session.execute(
-                history.of_transaction(
-                    logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit
-                )
-            ).all()
-            shown = [present(logger, row) for row in rows[:limit]]
-            describes = Describer(logger, self.links)
+            describes = Describer(access, self.links)
             describes.look_up(session, documents_of(shown))
         budget = differences.Budget()
-        more = self.links.transaction(id_, after=shown[-1].id) if len(rows) > limit else ""
+        more = self.links.transaction(id_, after=further) if further is not None else ""
         return self._answer(
             "audit/transaction.html",
+            document=lambda: {
+                **documents.transaction_document(head),
+                "activities": [documents.listed_change(row, self.links) for row in shown],
+                "next": documents.place_document(more, further) if further is not None else None,
+            },
             id=id_,
             actor=pages.actor_of(head.t_actor_id, head.t_actor_label, self.links),
             moment=pages.moment_of(head.t_issued_at, found.zone),
@@ -311,21 +388,80 @@ class AuditPages:
         text = request.args.get("q", "")
         _check_text(text)
         results = look_up(current_logger(), self.links, text, self._filtering())
-        if results.only_url:
-            return redirect(results.only_url)
-        return self._answer("audit/search.html", results=results)
+        if results.only_url and not documents.wants_json():
+            return self._redirect(results.only_url)
+        return self._answer(
+            "audit/search.html",
+            document=lambda: documents.results_document(results),
+            results=results,
+        )
 
     @_page("/tables/")
     def tables(self) -> Any:
         """Show what is tracked, and whether it is as it should be."""
+        return self._tables()
+
+    @_page("/tables.json")
+    def tables_json(self) -> Any:
+        """Show what is tracked to a machine."""
+        return self._tables()
+
+    def _tables(self) -> Any:
         logger, found = current_logger(), self._filtering()
 
         def url(schema: str, table: str) -> str:
             parameter = _table_parameter(logger, schema, table)
             return self.links.feed(table=parameter) if parameter else ""
 
-        page = tables_page(logger, self.links, found, url)
-        return self._answer("audit/tables.html", page=page)
+        read = read_tables(logger)
+        return self._answer(
+            "audit/tables.html",
+            document=lambda: documents.tables_document(read, self.links),
+            page=tables_page(read, self.links, found, url),
+        )
+
+    @_page("/export.<any(csv, json, ndjson):kind>")
+    def export(self, kind: str) -> Any:
+        """Export what the filter shows, or a record's story."""
+        logger, links = current_logger(), self.links
+        if not may_export(logger):
+            return self._answer_problem(Problem.no_export())
+        if "identity" in request.args:
+            names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
+            return self._guarded(self._export_record(kind, *names))
+        actor_id = request.args.get("id") or None
+        _check_text(actor_id)
+        fixed = {"actor": actor_id, "unknown": ""} if actor_id is not None else {}
+        found = self._filtering(**fixed)
+        if found.errors:
+            raise forms.InvalidFilterError(" ".join(found.errors.values()))
+        with reading(logger) as session:
+            access = Access.of(logger, session)
+            filters, _person, several = resolve(session, access, found, links, actor_id=actor_id)
+        if several:
+            raise forms.InvalidFilterError(
+                _("Several people are called “%(name)s”: choose one of them first.",
+                  name=pages.cut(filters.actor_id or ""))
+            )  # fmt: skip
+        query = history.export(logger.activity_cls, logger.transaction_cls, filters)
+        return self._guarded(exports.export(logger, kind, found.query, query))
+
+    def _export_record(self, kind: str, schema: str, table: str, key: str) -> Response:
+        _check_text(schema, table, key)
+        logger = current_logger()
+        place = logger.place(schema, table)
+        query = history.export_of_record(logger.activity_cls, logger.transaction_cls, place, key)
+        with reading(logger) as session:
+            if not newest_change(session, Access.of(logger, session), place, key):
+                raise no_record(table, key)
+        given = {"schema": schema, "table": table, "identity": key}
+        return exports.export(logger, kind, given, query)
+
+    @_page("/openapi.json")
+    def openapi(self) -> Any:
+        """Describe the answers for machines."""
+        document = documents.openapi_document(self.links.feed(tz=None, format=None))
+        return self._guarded(documents.answer(document))
 
     @_page("/assets/<path:filename>")
     def assets(self, filename: str) -> Response:
@@ -361,7 +497,7 @@ class AuditPages:
         other = request.args.get("actor")
         if other is not None and other.strip() != actor_id.strip():  # the form names another one
             arguments = {k: v for k, v in request.args.items() if v and k != "id"}
-            return redirect(self.links.feed(arguments))
+            return self._redirect(self.links.feed(arguments))
         found = self._filtering(actor=actor_id, unknown="")
 
         def url(query: Mapping[str, str], **values: str) -> str:
@@ -373,43 +509,79 @@ class AuditPages:
         return self._feed(found, url, actor_id=actor_id)
 
     def _feed(self, found: forms.Filtering, url: Any, *, actor_id: str | None = None) -> Any:
-        logger, overview = current_logger(), None
-        page = feed_page(logger, self.links, request.args, found, url, actor_id=actor_id)
+        logger, links, overview = current_logger(), self.links, None
+        feed = read_feed(logger, links, request.args, found, url, actor_id=actor_id)
         is_first = "before" not in request.args and "after" not in request.args
         if actor_id is not None and is_first and not found.errors:
             overview = overview_of(
                 logger, actor_id, found, url, lambda *names: _table_parameter(logger, *names)
             )
+
+        def document() -> dict[str, Any]:
+            if found.errors:
+                problem = problem_of(forms.InvalidFilterError()) or Problem.internal()
+                return documents.problem_document(problem, found.errors)
+            summary = {"summary": overview.document if overview is not None else None}
+            return {**feed.document(links), **(summary if actor_id is not None else {})}
+
+        query = {k: v for k, v in found.query.items() if actor_id is None or k != "actor"}
         return self._answer(
             "audit/feed.html",
             status=400 if found.errors else 200,
-            page=page,
+            document=document,
+            page=feed.page(logger, links),
+            exports=() if found.errors else self._exports(query, id=actor_id),
             overview=overview,
-            form_url=self.links.feed({}) if actor_id is None else self.links.actor(actor_id, {}),
+            is_uncounted=actor_id is not None and is_first and logger.can_view_activity is not None,
+            form_url=links.feed({}) if actor_id is None else links.actor(actor_id, {}),
             form_id=actor_id if request.args.get("id") else None,
             fields=_known_fields(logger),
         )
 
+    def _exports(
+        self, query: Mapping[str, str] | None = None, **values: str | None
+    ) -> tuple[tuple[str, str], ...]:
+        """Names and addresses of the exports that the visitor may make."""
+        if not may_export(current_logger()):
+            return ()
+        return tuple(
+            (kind.upper(), self.links.export(kind, query, **values)) for kind in exports.KINDS
+        )
+
     def _record(self, schema: str, table: str, key: str) -> Any:
         _check_text(schema, table, key)
-        logger, found = current_logger(), self._filtering()
-        arguments = request.args.to_dict()
-        place = logger.place(schema, table)
+        found, arguments = self._filtering(), request.args.to_dict()
+        place = _place(schema, table)
         if (place.schema, place.name) != (schema, table):
-            others = {
-                k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
-            }
-            return redirect(self.links.record(place.schema, place.name, key, **others))
+            return self._redirect(
+                self.links.record(place.schema, place.name, key, **_others(arguments))
+            )
         visit = self._visit(found)
         if arguments.get("at"):
             _check_text(arguments["at"])
             version = version_at_page(visit, place, key, arguments["at"])
-            return self._answer("audit/version.html", page=version)
+            return self._answer(
+                "audit/version.html", document=lambda: version.document, page=version
+            )
         if "field" in arguments:
             _check_text(arguments["field"])
             field = field_page(visit, place, key, arguments["field"])
-            return self._answer("audit/field.html", page=field)
-        return self._answer("audit/record.html", page=story_page(visit, place, key))
+            return self._answer("audit/field.html", document=lambda: field.document, page=field)
+        page = story_page(visit, place, key)
+        return self._answer(
+            "audit/record.html",
+            document=lambda: page.document,
+            exports=self._exports(schema=schema, table=table, identity=key),
+            page=page,
+        )
+
+    def _redirect(self, url: str) -> Response:
+        if documents.wants_json():
+            response = documents.answer({"href": url}, 302)
+            response.location = url
+        else:
+            response = make_response(redirect(url))
+        return self._guarded(response)
 
     def _visit(self, found: forms.Filtering) -> Visit:
         arguments = request.args.to_dict()
@@ -430,16 +602,17 @@ class AuditPages:
         arguments = request.args.to_dict()
         _check_text(schema, table, key, *arguments.values())
         logger, found = current_logger(), self._filtering(**{"from": "", "to": ""})
-        place = logger.place(schema, table)
+        place = _place(schema, table)
         if (place.schema, place.name) != (schema, table):
-            others = {
-                k: v for k, v in arguments.items() if k not in {"schema", "table", "identity"}
-            }
-            return redirect(self.links.compare(place.schema, place.name, key, **others))
+            return self._redirect(
+                self.links.compare(place.schema, place.name, key, **_others(arguments))
+            )
         with reading(logger) as session:
-            page = Comparer(logger, self.links, found.zone, place, key)(session, arguments)
+            access = Access.of(logger, session)
+            page = Comparer(access, self.links, found.zone, place, key)(session, arguments)
         return self._answer(
             "audit/compare.html",
+            document=lambda: page.document,
             page=page,
             key=pages.key_text(key),
             record_url=self.links.record(schema, table, key),
@@ -485,8 +658,30 @@ def _nonce() -> str:
 
 
 def _known_tables(logger: Logger) -> list[tuple[str, str]]:
-    """Tables to choose from in the filters: those that the code tracks."""
-    return [(table.schema, table.name) for table in logger.audited_tables()]
+    """Tables to choose from in the filters: those that the code tracks and the visitor may see."""
+    access = Access(logger, logger.current_actor())
+    return [
+        (table.schema, table.name)
+        for table in logger.audited_tables()
+        if access.sees_table(table.schema, table.name)
+    ]
+
+
+def _place(schema: str, table: str) -> Place:
+    """The table that an address means; one that may not be seen like one that nobody knows."""
+    logger = current_logger()
+    place = logger.place(schema, table)
+    is_seen = Access(logger, logger.current_actor()).sees_table(place.schema, place.name)
+    return place if is_seen else Place(schema, table)
+
+
+def _others(arguments: Mapping[str, str]) -> dict[str, str]:
+    names = {"schema", "table", "identity"}
+    return {name: value for name, value in arguments.items() if name not in names}
+
+
+def _link(url: Callable[[int], str], id_: int | None) -> dict[str, Any] | None:
+    return None if id_ is None else {"id": id_, "href": url(id_)}
 
 
 def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:

@@ -23,6 +23,7 @@ INSTALLERS: Sequence[str] = (
     "baseline.sql",
     "check.sql",
     "append_only.sql",
+    "export.sql",
     "evolve.sql",
     "past.sql",
     "check_trail.sql",

@@ -75,9 +75,10 @@ AS $function$
           OR (o.kind = 'table' AND a.privilege_type <> 'SELECT')
           OR o.kind = 'sequence'
           OR (o.kind = 'schema' AND a.privilege_type <> 'USAGE')
-          -- Suspending may be granted, and reading the past; nothing else may.
+          -- Suspending, recording exports and reading the past may be granted; nothing else may.
           OR (o.kind = 'function' AND NOT o.oid IN (
               '@schema@.suspend(text)'::regprocedure, '@schema@.resume(bigint)'::regprocedure,
+              '@schema@.record_export(text,jsonb,bigint,text,bigint)'::regprocedure,
               '@schema@.as_of'::regproc, '@schema@.version_of'::regproc, '@schema@.known_since'::regproc,
               '@schema@.past_place'::regproc, '@schema@.past_query'::regproc, '@schema@.row_as'::regproc,
               '@schema@.under_present_names'::regproc, '@schema@.hstore_text'::regproc,

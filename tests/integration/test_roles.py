@@ -143,6 +143,43 @@ def test_suspending_must_be_granted(trail: Trail, cast: Cast, app: Flask) -> Non
     application.close()
 
 
+def test_recording_exports_must_be_granted(trail: Trail, cast: Cast, app: Flask) -> None:
+    call = "SELECT audit.record_export('csv', CAST(:filter AS jsonb), 12, 'complete')"
+    application = connect(trail, cast.app)
+    with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+        application.run(call, filter="{}")
+    result = app.test_cli_runner().invoke(args=["audit", "grant", "--export", cast.app])
+    assert result.exit_code == 0, result.output
+    with application.logger.context(actor_id="ada"):
+        application.run(call, filter='{"table": "item"}')
+    (mark,) = trail.changes()
+    assert (mark.verb, mark.actor) == ("export", "ada")
+    assert mark.changed == {
+        "format": "csv", "filter": {"table": "item"}, "rows": 12, "outcome": "complete",
+    }  # fmt: skip
+    assert [t.role_name for t in trail.transactions()] == [cast.app]
+    # Nothing else came with it, and the check takes no offence.
+    for statement in ("SELECT * FROM audit.activity", "SELECT audit.suspend('x')"):
+        with pytest.raises(sa.exc.ProgrammingError, match="permission denied"):
+            application.run(statement)
+    checked = app.test_cli_runner().invoke(args=["audit", "check", "--json"])
+    assert [f for f in json.loads(checked.stdout) if f["code"] == "grant"] == []
+    application.close()
+
+
+@pytest.mark.parametrize(
+    ("form", "given"), [("csv", "[]"), ("csv", "null"), (None, "{}"), ("x" * 201, "{}"),
+                        ("csv", json.dumps({"a": "x" * 100_000}))],
+)  # fmt: skip
+def test_a_mark_of_an_export_is_bounded(trail: Trail, form: str | None, given: str) -> None:
+    with pytest.raises(sa.exc.DBAPIError, match="this is no export"):
+        trail.run(
+            "SELECT audit.record_export(CAST(:form AS text), CAST(:given AS jsonb))",
+            form=form, given=given,
+        )  # fmt: skip
+    assert trail.changes() == []
+
+
 def test_an_application_that_owns_its_tables_is_warned_about(
     trail: Trail, cast: Cast, app: Flask
 ) -> None:

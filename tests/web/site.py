@@ -34,13 +34,17 @@ class Site:
         create: bool = True,
         extend: Callable[[Any], Any] | None = None,
         babel: bool = True,
-        **config: Any,
+        **options: Any,
     ) -> None:
+        # What is written in capitals configures the application, the rest the logger.
+        config = {name: value for name, value in options.items() if name.isupper()}
+        own = {name: value for name, value in options.items() if name not in config}
+
         class Base(DeclarativeBase):
             pass
 
         self.db = SQLAlchemy(model_class=Base)
-        self.logger = AuditLogger(can_view=can_view)
+        self.logger = AuditLogger(can_view=can_view, **own)
         self.logger.init(self.db.Model)
         self.Article, self.Rate, self.Slug = _models(self.db)
         self.extra: Any = extend(self.db) if extend is not None else None

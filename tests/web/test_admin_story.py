@@ -88,10 +88,10 @@ def test_a_parent_belongs_to_the_story_while_it_is_pointed_to(shop: Site) -> Non
         ["Updated customer 8"], ["Updated order 1"], ["Updated customer 7"],
     ]  # fmt: skip
     # The order's own change shows the labels that its customers have now.
-    related = " ".join(entry.text for entry in page.all(cls="au-entry-related"))
+    told = " ".join(entry.text for entry in page.all(cls="au-entry-related"))
     for text, is_there in (("L.", True), ("M.", False), ("H.", True), ("I.", True)):
         # "Noor H." is what the last change replaced.
-        assert (text in related) == is_there, text
+        assert (text in told) == is_there, text
     shop.write('UPDATE "order" SET customer_number = NULL WHERE id = 1')
     shop.write("UPDATE customer SET name = 'Noor J.' WHERE id = 8")
     entries_now = [entry.text for entry in shop.get(ORDER).all(cls="au-entry-related")]
