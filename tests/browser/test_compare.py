@@ -27,6 +27,7 @@ def test_two_versions_are_chosen_and_compared_without_javascript(
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     sign_in(page, desk, "/audit/records/public/country/NL")
+    page.get_by_text("Look back, or compare").click()
     form = page.get_by_role("form", name="Compare two versions")
     older = form.get_by_role("combobox", name="Compare")
     newer = form.get_by_role("combobox", name="with")
