@@ -27,7 +27,14 @@ from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, reading
 from audit_app.admin.search import look_up
-from audit_app.admin.stories import Visit, newest_change, no_record, story_page
+from audit_app.admin.stories import (
+    Visit,
+    newest_change,
+    no_record,
+    story_page,
+    version_url,
+    with_field_urls,
+)
 from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
 from audit_app.admin.versions import field_page, version_at_page, version_page
