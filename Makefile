@@ -1,6 +1,7 @@
 # make demo    install what the demo needs, and serve it            (make demo ARGS="--port 8000")
 # make test    install what the tests need, and run every check     (make test PYTEST_ARGS="-k diff")
 # make test-oldest, make test-matrix    the faults on PostgreSQL 15; everything on 15, 16, 17 and 18
+# make messages    bring the translations of the pages up to date with their messages
 # make lint    the checks that read the code only
 # make clean   remove what the above made, the demo's data included
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --editable
 
-.PHONY: demo test test-oldest test-matrix lint checks clean
+.PHONY: demo test test-oldest test-matrix messages lint checks clean
 
 demo: $(VENV)/.installed-demo
 	@exec $(BIN)/python manage.py demo $(ARGS)
@@ -33,6 +34,13 @@ test-matrix: $(VENV)/.installed-dev
 	@sh tests/integration/pgbouncer.sh
 	@chromium=$$(sh tests/browser/chromium.sh) && \
 	CHROMIUM=$$chromium $(BIN)/python -m tests.majors $(MAJORS) -- -q -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+TRANSLATIONS := audit_app/translations
+messages: $(VENV)/.installed-dev
+	$(BIN)/pybabel -q extract -F pyproject.toml -k t -k tn:1,2 -k pgettext:1c,2 --no-location -o $(TRANSLATIONS)/messages.pot .
+	$(BIN)/pybabel -q update -i $(TRANSLATIONS)/messages.pot -d $(TRANSLATIONS) -D audit_app --no-fuzzy-matching --ignore-obsolete -w 100
+	$(BIN)/pybabel -q compile -d $(TRANSLATIONS) -D audit_app --statistics
+	@rm $(TRANSLATIONS)/messages.pot
 
 lint: checks
 

@@ -309,44 +309,11 @@ def _leftovers(schema_name: str, names: Iterable[str]) -> str:
 
 # -- What the catalog says ---------------------------------------------------------------------
 
-_FUNCTIONS = sa.text(
-    "SELECT CAST(p.proname AS text) AS name, p.prosrc AS body, "
-    "pg_catalog.pg_get_functiondef(p.oid) AS definition FROM pg_catalog.pg_proc p "
-    "WHERE p.pronamespace OPERATOR(pg_catalog.=) CAST(:schema AS oid) "
-    "AND (CAST(p.proname AS text) OPERATOR(pg_catalog.=) CAST('refuse' AS text) "
-    "OR p.prorettype OPERATOR(pg_catalog.<>) CAST(CAST('pg_catalog.trigger' AS regtype) AS oid)) "
-    "ORDER BY p.oid"
-)
-_TABLES = sa.text(
-    "SELECT DISTINCT ON (c.oid) pg_catalog.concat(pg_catalog.quote_ident(CAST(n.nspname AS text)), "
-    "CAST('.' AS text), pg_catalog.quote_ident(CAST(c.relname AS text))) AS name, "
-    "pg_catalog.obj_description(p.oid, CAST('pg_proc' AS name)) AS comment "
-    "FROM pg_catalog.pg_trigger t "
-    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
-    "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid "
-    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace "
-    "WHERE p.pronamespace OPERATOR(pg_catalog.=) CAST(:schema AS oid) AND NOT c.relispartition "
-    "AND c.relnamespace OPERATOR(pg_catalog.<>) p.pronamespace"
-)
-_SCHEMAS = sa.text(
-    "SELECT n.oid AS oid, CAST(n.nspname AS text) AS name, "
-    "pg_catalog.obj_description(n.oid, CAST('pg_namespace' AS name)) AS comment "
-    "FROM pg_catalog.pg_namespace n"
-)
-_TRIGGERS = sa.text(
-    "SELECT CAST(n.nspname AS text) AS schema, pg_catalog.pg_get_triggerdef(t.oid) AS definition "
-    "FROM pg_catalog.pg_trigger t "
-    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
-    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
-    "WHERE NOT t.tgisinternal"
-)
-_RELATION = sa.text(
-    "SELECT pg_catalog.concat(pg_catalog.quote_ident(CAST(n.nspname AS text)), CAST('.' AS text), "
-    "pg_catalog.quote_ident(CAST(c.relname AS text))) FROM pg_catalog.pg_class c "
-    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace "
-    "WHERE c.oid OPERATOR(pg_catalog.=) "
-    "CAST(pg_catalog.to_regclass(CAST(:name AS text)) AS oid)"
-)
+_FUNCTIONS = sa.text(sql.query("installed_functions"))
+_TABLES = sa.text(sql.query("installed_tables"))
+_SCHEMAS = sa.text(sql.query("schemas"))
+_TRIGGERS = sa.text(sql.query("capture_triggers"))
+_RELATION = sa.text(sql.query("relation"))
 
 
 def read(connection: sa.Connection, schema_name: str) -> Installed:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from audit_app import sql
 from audit_app.errors import ConfigurationError
 from audit_app.sql import quote_identifier, quote_literal
 
@@ -136,18 +137,7 @@ def _has_role(connection: sa.Connection, role: str, other: str) -> bool:
     return bool(connection.scalar(query, {"role": role, "other": other}))
 
 
-_TRACKED = sa.text(
-    "SELECT DISTINCT CAST(CAST(t.tgrelid AS regclass) AS text) AS name, "
-    "pg_catalog.pg_has_role(CAST(:role AS name), c.relowner, CAST('MEMBER' AS text)) AS is_owned, "
-    "pg_catalog.has_table_privilege("
-    "CAST(:role AS name), c.oid, CAST('TRIGGER, REFERENCES' AS text)) AS is_replaceable "
-    "FROM pg_catalog.pg_trigger t "
-    "JOIN pg_catalog.pg_proc p ON p.oid OPERATOR(pg_catalog.=) t.tgfoid "
-    "JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace "
-    "JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid "
-    "WHERE CAST(n.nspname AS text) OPERATOR(pg_catalog.=) CAST(:schema AS text) "
-    "AND pg_catalog.starts_with(CAST(p.proname AS text), CAST('capture_' AS text)) ORDER BY 1"
-)
+_TRACKED = sa.text(sql.query("tracked_by_role"))
 
 
 def _owned_tables(connection: sa.Connection, schema_name: str, role: str) -> list[str]:

@@ -28,14 +28,18 @@ DO $do$
 DECLARE
     done int := 0;
 BEGIN
-    INSERT INTO article (id, title, body)
-    SELECT g, 'title ' || g, repeat('lorem ipsum ', 20) FROM generate_series(1, 20000) AS g;
     INSERT INTO tag (id, name) SELECT g, 'tag ' || g FROM generate_series(1, 500) AS g;
+    INSERT INTO article (id, tag_id, title, body)
+    SELECT g, 1 + g % 500, 'title ' || g, repeat('lorem ipsum ', 20)
+    FROM generate_series(1, 20000) AS g;
     COMMIT;
     WHILE done < {activities} - 20500 LOOP
         PERFORM set_config(
             'audit_app.context',
-            json_build_object('actor_id', done % 50, 'actor_label', 'Person ' || done % 50)::text,
+            json_build_object(
+                'actor_id', done % 50, 'actor_label', 'Person ' || done % 50,
+                'request_id', 'r' || done, 'reason', 'step ' || done
+            )::text,
             true
         );
         UPDATE article SET title = 'title ' || done
@@ -56,8 +60,10 @@ def make_app(url: str) -> tuple[Flask, Any]:
     logger.init(db.Model)
 
     class Article(db.Model):  # type: ignore[misc]
-        __versioned__: ClassVar[dict[str, Any]] = {}
+        __versioned__: ClassVar[dict[str, Any]] = {"follow": ["tag"]}
         id = db.Column(db.Integer, primary_key=True)
+        tag_id = db.Column(db.ForeignKey("tag.id"))
+        tag = db.relationship("Tag")
         title = db.Column(db.Text)
         body = db.Column(db.Text)
 
@@ -81,15 +87,31 @@ def measure(app: Flask, db: Any, repeats: int) -> dict[str, dict[str, float]]:
         middle = connection.scalar(sa.text("SELECT max(id) / 2 FROM audit.activity"))
         cursor_of = "SELECT issued_at FROM audit.transaction ORDER BY issued_at LIMIT 1 OFFSET 200"
         early = connection.scalar(sa.text(cursor_of))
+        of_one = "SELECT min(id), max(id) FROM audit.activity WHERE object_id = '777'"
+        first, last = connection.execute(sa.text(of_one + " AND table_name = 'article'")).one()
+        transaction = connection.scalar(sa.text("SELECT max(id) / 2 FROM audit.transaction"))
     pages = {
         "feed": "/audit/",
         "feed, one table": "/audit/?table=tag",
         "feed, one verb": "/audit/?verb=delete",
         "feed, far back": f"/audit/?to={early:%Y-%m-%dT%H:%M}",
+        "feed, by value": "/audit/?field=name&value=none",
+        "feed, by reason": "/audit/?reason=nowhere",
+        "feed, one record": "/audit/?record=777&table=article",
         "actor": "/audit/actors/7",
+        "actor, a week": "/audit/actors/7?period=7d",
         "people": "/audit/actors/",
         "record": "/audit/records/public/article/777",
+        "record alone": "/audit/records/public/article/777?only=1",
+        "field of a record": "/audit/records/public/article/777?field=title",
+        "record at a moment": f"/audit/records/public/article/777?at={early:%Y-%m-%dT%H:%M}",
+        "version": f"/audit/versions/{last}",
+        "comparison": f"/audit/compare/public/article/777?from={first}&to=now",
         "change": f"/audit/activities/{middle}",
+        "transaction": f"/audit/transactions/{transaction}",
+        "search": "/audit/search/?q=77",
+        "search, nothing": "/audit/search/?q=none",
+        "tables": "/audit/tables/",
     }
     client, found = app.test_client(), {}
     for name, path in pages.items():
@@ -122,6 +144,7 @@ def main() -> None:
             driver.cursor().execute(FILL.format(activities=options.activities))
             driver.cursor().execute("VACUUM ANALYZE")
             driver.close()
+            db.engine.dispose()  # a connection in autocommit is no application's
         found = measure(app, db, options.repeats)
     finally:
         with app.app_context():

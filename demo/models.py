@@ -85,7 +85,7 @@ class Country(Model):
 
     def __audit_label__(self) -> str:
         """Return what the audit pages call a country, then as now."""
-        return str(self)
+        return str(self.name)
 
 
 class Subdivision(Model):

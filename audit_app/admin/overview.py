@@ -82,6 +82,7 @@ class Chart:
 
     bars: tuple[Bar, ...]
     unit: str
+    title: str
     unit_title: str
     width: int
     slot: int
@@ -474,6 +475,11 @@ def _chart(
     return Chart(
         bars=bars,
         unit=unit,
+        title={
+            "day": _("Changes by day"),
+            "week": _("Changes by week"),
+            "month": _("Changes by month"),
+        }[unit],
         unit_title={"day": _("Day"), "week": _("Week"), "month": _("Month")}[unit],
         width=_SLOT * len(bars),
         slot=_SLOT,

@@ -141,6 +141,7 @@ class AuditPages:
             audit_links=self.links,
             audit_language=language(),
             audit_logo=theme.logo(),
+            audit_nonce=_nonce(),
             t=_,
             **values,
         )
@@ -647,6 +648,12 @@ class AuditView(AuditPages, BaseView):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(name=name, endpoint=endpoint, url=url or "audit", **options)
+
+
+def _nonce() -> str:
+    """The nonce that this response's policy has for scripts and styles; empty without one."""
+    generator = current_app.config.get("AUDIT_CSP_NONCE")
+    return str(generator()) if generator is not None else ""
 
 
 def _known_tables(logger: Logger) -> list[tuple[str, str]]:

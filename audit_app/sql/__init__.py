@@ -54,10 +54,11 @@ def render(name: str, schema_name: str) -> str:
     return _place(_read(name), schema_name)
 
 
-def query(name: str, schema_name: str) -> str:
+def query(name: str, schema_name: str = "") -> str:
     """Return the query ``name`` of the folder ``queries``, for ``sa.text()``.
 
-    It is to run with ``search_path = pg_catalog, pg_temp``.
+    One that names a schema of the trail is to run with ``search_path = pg_catalog, pg_temp``; the
+    others name everything in full.
     """
     return _place(_read(f"queries/{name}.sql"), schema_name)
 

@@ -151,7 +151,7 @@ def test_the_keyboard(page: Page, desk: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_url(f"**{target}")
 
-    page.goto(f"{desk}/audit/records/public/country/CH")
+    page.goto(f"{desk}/audit/records/public/country/CH?only=1")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
     page.wait_for_url("**/activities/*")

@@ -235,7 +235,7 @@ class Life:
             self.project.run(f"UPDATE {name} SET secret = 'secret_{number}'")
 
     def page(self) -> str:
-        """The text of the record's page, as the application of this time shows it."""
+        """The text of the record's timeline, as the application of this time shows it."""
 
         class Base(DeclarativeBase):
             pass
@@ -257,7 +257,8 @@ class Life:
             db.session.remove()
             db.engine.dispose()
         assert answer.status_code == 200
-        main = answer.get_data(as_text=True).split("<main", 1)[1]
+        main = answer.get_data(as_text=True).split('<ol class="au-timeline">', 1)[1]
+        main = main.split("</ol>\n", 1)[0]
         return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", main)).split())
 
     def reads_right(self, last: int) -> None:

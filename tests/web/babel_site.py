@@ -44,7 +44,7 @@ def main(state: str, url: str) -> None:
         home = AdminIndexView(name="Start")
         Admin(app, name="Back office", index_view=home).add_view(AuditView())
 
-    site = Site(url, mount=mount)
+    site = Site(url, mount=mount, babel=False)
     ids, prefixes = fill(site), ("/audit/", "/admin/audit/")
     for prefix in prefixes:
         for path in EVERY_PAGE:

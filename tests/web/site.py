@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
-from flask_babel import Babel
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase
@@ -34,6 +33,7 @@ class Site:
         mount: Callable[[Flask], Any] | None = lambda app: app.register_blueprint(audit_bp),
         create: bool = True,
         extend: Callable[[Any], Any] | None = None,
+        babel: bool = True,
         **options: Any,
     ) -> None:
         # What is written in capitals configures the application, the rest the logger.
@@ -52,7 +52,10 @@ class Site:
         self.app.config.update(SQLALCHEMY_DATABASE_URI=url, SECRET_KEY="test", TESTING=True)
         self.app.config.update(config)
         # Where flask-babel is installed, Flask-Admin's own pages ask for it.
-        Babel(self.app)
+        if babel:
+            from flask_babel import Babel
+
+            Babel(self.app)
         self.db.init_app(self.app)
         self.logger.init_app(self.app)
         if mount is not None:

@@ -94,9 +94,9 @@ def test_a_parent_belongs_to_the_story_while_it_is_pointed_to(shop: Site) -> Non
         assert (text in told) == is_there, text
     shop.write('UPDATE "order" SET customer_number = NULL WHERE id = 1')
     shop.write("UPDATE customer SET name = 'Noor J.' WHERE id = 8")
-    related = [entry.text for entry in shop.get(ORDER).all(cls="au-entry-related")]
-    assert related
-    assert not any("Noor J." in text for text in related)
+    entries_now = [entry.text for entry in shop.get(ORDER).all(cls="au-entry-related")]
+    assert entries_now
+    assert not any("Noor J." in text for text in entries_now)
 
 
 def test_links_of_a_many_to_many_are_rows_of_its_table(shop: Site) -> None:
