@@ -388,7 +388,9 @@ def test_pages_offer_their_export_without_scripts(site: Site, path: str) -> None
     ]
     if "records" in path:
         expected = [
-            int(a.attributes["href"].rsplit("/", 1)[1]) for a in page.all("a", "au-event-link")
+            int(node.attributes["href"].rsplit("/", 1)[1])
+            for node in page.one("ol", "au-timeline").all("a")
+            if "/activities/" in node.attributes["href"]
         ]
     else:
         expected = shown(site, path)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import sqlalchemy as sa
 from flask import Flask
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, relationship
 
 from audit_app import AuditLogger, history
 from audit_app.admin import access as policies
@@ -47,15 +50,99 @@ POLICIES: list[dict[str, Any]] = [
 IDS = ["by table", "by change", "by both"]
 
 
-def crawl(site: Site, start: str = "/audit/") -> Iterator[tuple[str, str]]:
-    """Open every page of the trail that a link leads to."""
-    waiting, seen = [start], set()
+def notes(db: Any) -> Any:
+    """Notes that may be seen, and point at records that may not."""
+    slug = next(m.class_ for m in db.Model.registry.mappers if m.class_.__name__ == "Slug")
+    slug.__audit_label__ = lambda self: self.value
+
+    class Note(db.Model):  # type: ignore[misc]
+        __tablename__ = "note"
+        __versioned__: dict[str, Any] = {"follow": ["fable"]}  # noqa: RUF012
+        id = sa.Column(sa.Integer, primary_key=True)
+        title = sa.Column(sa.Text)
+        ref: Any = sa.Column(sa.ForeignKey("slug.id"))
+        fable = relationship(slug)
+
+    return Note
+
+
+def fill_notes(site: Site, *, by_change: bool) -> None:
+    """Notes, what they point at, and a mark that names and holds what is secret."""
+    site.write(f"INSERT INTO slug VALUES ('k1', '{SECRET}'), ('k2', '{SECRET}')", actor="spy",
+               label="Mata Hari")  # fmt: skip
+    site.write("INSERT INTO note VALUES (1, 'a', 'k1'), (2, 'b', 'k2')", actor="7", label="Ada")
+    site.write("UPDATE note SET ref = 'k2', title = 'c' WHERE id = 1", actor="7", label="Ada")
+    site.write(f"UPDATE slug SET value = '{SECRET}2'", actor="spy", label="Mata Hari")
+    if by_change:
+        site.write(f"UPDATE note SET title = '{SECRET}' WHERE id = 2", actor="spy")
+    mark_rewriting(site, "slug", SECRET)
+
+
+def mark_rewriting(site: Site, table: str, kept: str) -> int:
+    (transaction,) = site.add_transactions("2026-11-20 12:00+00", actor="spy", rows=0)
+    with site.engine.begin() as connection:
+        return int(
+            connection.execute(
+                sa.text(
+                    "INSERT INTO audit.activity (transaction_id, native_transaction_id, issued_at,"
+                    " relid, depth, schema_name, table_name, verb, object_id, old_data,"
+                    " changed_data) VALUES (:t, '1', '2026-11-20 12:00+00', 1, 1, 'audit',"
+                    " 'activity', 'rewrite', :relation, CAST(:kept AS jsonb),"
+                    " CAST(:facts AS jsonb)) RETURNING id"
+                ),
+                {
+                    "t": transaction,
+                    "relation": f"public.{table}",
+                    "kept": json.dumps({"1": {"old_data": kept}}),
+                    "facts": json.dumps(
+                        {"operation": "remove_column", "schema": "public", "table": table,
+                         "arguments": {"column": "value", "keep": True}, "activities": 1}
+                    ),
+                },
+            ).scalar_one()
+        )  # fmt: skip
+
+
+SEARCHES = ("k1", "k2", "mat", "ad", "public.slug", "note/1", "2", "1")
+STORIES = tuple(
+    f"/audit/{path}"
+    for id_ in (1, 2)
+    for path in (
+        f"records/public/note/{id_}", f"records/public/note/{id_}?at=2100-01-01",
+        f"records/public/note/{id_}?field=ref", f"records/public/note/{id_}?field=title",
+        f"records/public/note/{id_}?only=1", f"records/public/note/{id_}?search=2",
+        f"compare/public/note/{id_}", f"compare/public/note/{id_}?raw=1",
+        f"compare/public/note/{id_}?from=now",
+    )
+)  # fmt: skip
+FEEDS = tuple(
+    f"/audit/?{query}"
+    for query in ("record=k1", "record=1", "record=public.slug", "field=value", "field=title",
+                  "reason=both", "request=r", "verb=rewrite", "verb=export", "period=365d")
+)  # fmt: skip
+
+
+def crawl(site: Site, start: str = "/audit/", *, more: bool = False) -> Iterator[tuple[str, str]]:
+    """Open every page of the trail that a link leads to.
+
+    Of addresses that differ in the values of their parameters alone, a few.
+
+    :param more: begin with pages that no link leads to as well.
+    """
+    waiting, seen, alike = [start], set(), Counter[Any]()
+    if more:
+        waiting += [*STORIES, *FEEDS, *(f"/audit/search/?q={text}" for text in SEARCHES)]
+        if "json" in start:
+            waiting = [_as_json(path) for path in waiting]
     while waiting:
-        path = waiting.pop()
-        if path in seen or not path.startswith("/audit") or "/assets/" in path:
+        path = waiting.pop(0)
+        parts = urlsplit(path)
+        kind = (parts.path, frozenset(parse_qs(parts.query)))
+        if path in seen or not path.startswith("/audit") or "/assets/" in path or alike[kind] > 5:
             continue
         seen.add(path)
-        response = site.client.get(path)
+        alike[kind] += 1
+        response = site.client.get(path, follow_redirects=True)
         text = response.text
         assert response.status_code == 200, (path, text[:500])
         yield path, text
@@ -63,6 +150,10 @@ def crawl(site: Site, start: str = "/audit/") -> Iterator[tuple[str, str]]:
             waiting += Page(text, dict(response.headers)).hrefs
         elif response.mimetype == "application/json" and "export" not in path:
             waiting += list(hrefs(json.loads(text)))
+
+
+def _as_json(path: str) -> str:
+    return path if ".json" in path else f"{path}{'&' if '?' in path else '?'}format=json"
 
 
 def hrefs(value: Any) -> Iterator[str]:
@@ -81,21 +172,25 @@ def hrefs(value: Any) -> Iterator[str]:
 def test_nothing_leads_to_what_must_not_be_seen(
     make_site: MakeSite, options: Any, start: str
 ) -> None:
-    everything = make_site()
+    by_change = "can_view_activity" in options
+    everything = make_site(extend=notes)
     fill(everything)
+    fill_notes(everything, by_change=by_change)
     assert any(SECRET in text for _path, text in crawl(everything, start))
-    with everything.engine.begin() as connection:  # the marks of these exports would show it
-        connection.exec_driver_sql("ALTER TABLE audit.activity DISABLE TRIGGER append_only")
-        connection.exec_driver_sql("DELETE FROM audit.activity WHERE verb = 'export'")
-    site = make_site(create=False, **options)
+    if by_change:  # the marks of these exports name people: a policy has to know
+        with everything.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE audit.activity DISABLE TRIGGER append_only")
+            connection.exec_driver_sql("DELETE FROM audit.activity WHERE verb = 'export'")
+    site = make_site(create=False, extend=notes, **options)
     hidden = ("spy", "Mata Hari") if "can_view_activity" in options else (SECRET, "spy")
     paths = []
-    for path, text in crawl(site, start):
+    for path, text in crawl(site, start, more=True):
         paths.append(path)
         for word in (SECRET, *hidden):
             assert word not in text, (path, word)
-        if "can_view_table" in options:
+        if "can_view_table" in options and "slug" not in path:
             assert "slug" not in text, path
+            assert "fable" not in text, path
     assert len(paths) > 5
     for path in ("actors.json", "tables.json", "export.csv", "actors/", "tables/"):
         text = site.client.get(f"/audit/{path}").text
@@ -322,6 +417,79 @@ def test_marks_are_asked_about_as_the_trails_own_table(make_site: MakeSite) -> N
     site.get(f"/audit/transactions/{mark}", status=404)
     other = make_site(create=False)
     other.get(f"/audit/transactions/{mark}")
+
+
+@pytest.mark.parametrize("options", POLICIES, ids=IDS)
+def test_a_rewriting_of_a_hidden_table_is_hidden(make_site: MakeSite, options: Any) -> None:
+    site = make_site(**options)
+    site.write("INSERT INTO article (id, title) VALUES (1, 'a')")
+    hidden = mark_rewriting(site, "slug", SECRET)
+    shown = mark_rewriting(site, "article", "plain")
+    large = mark_rewriting(site, "slug", SECRET + "".join(map(str, range(20_000))))
+    page = site.get("/audit/?verb=rewrite")
+    assert len(page.transactions()) == 1
+    assert "public.article" in page.words
+    for id_ in (hidden, large):
+        site.get(f"/audit/activities/{id_}", status=404)
+        site.get(f"/audit/versions/{id_}", status=404)
+    site.get("/audit/records/audit/activity/public.slug", status=404)
+    site.get("/audit/compare/audit/activity/public.slug", status=404)
+    assert "Nothing found" in site.get("/audit/search/?q=public.slug").words
+    assert site.get("/audit/?record=public.slug").transactions() == []
+    lines = site.client.get("/audit/export.ndjson?verb=rewrite").text.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [shown]
+    # What it kept are values of other changes, about which nobody was asked.
+    kept = "plain" in site.client.get(f"/audit/activities/{shown}?format=json").text
+    assert kept == ("can_view_activity" not in options)
+
+
+def test_an_export_of_what_is_hidden_is_hidden(make_site: MakeSite) -> None:
+    everything = make_site()
+    fill(everything)
+    for query in ("table=slug", f"schema=public&table=slug&identity={SECRET}", "id=spy",
+                  f"record={SECRET}", f"field=value&value={SECRET}", "reason=both",
+                  "table=article&actor=7"):  # fmt: skip
+        assert everything.client.get(f"/audit/export.csv?{query}").status_code == 200
+    everything.client.get("/audit/export.csv?table=article&verb=update").get_data()
+    everything.client.get("/audit/export.csv?schema=public&table=article&identity=1").get_data()
+    site = make_site(create=False, can_view_table=without_slug)
+    marks = json.loads(site.client.get("/audit/activities.json?verb=export").text)["transactions"]
+    told = [c["changed_data"]["filter"] for t in marks for c in t["activities"]]
+    assert told
+    assert {tuple(sorted(f.items())) for f in told} == {
+        (("table", "article"), ("verb", "update")),
+        (("identity", "1"), ("schema", "public"), ("table", "article")),
+    }
+    answer = everything.client.get("/audit/activities.json?verb=export")
+    ids = [t["id"] for t in json.loads(answer.text)["transactions"]]
+    seen = {t["id"] for t in marks}
+    for id_ in ids:
+        site.get(f"/audit/transactions/{id_}", status=200 if id_ in seen else 404)
+
+
+def test_totals_count_what_may_be_seen(make_site: MakeSite) -> None:
+    site = make_site(can_view_table=without_slug)
+    fill(site)
+    page = site.get("/audit/actors/7")
+    assert "slug" not in page.html
+    document = json.loads(site.client.get("/audit/actors/7?format=json").text)["summary"]
+    assert document["changes"] == 3
+    assert [t["table_name"] for t in document["tables"]] == ["article"]
+    other = make_site(create=False, can_view_activity=only_shown)
+    page = other.get("/audit/actors/7")
+    assert "Totals are left out" in page.words
+    assert page.all("svg", "au-days") == []
+    assert json.loads(other.client.get("/audit/actors/7?format=json").text)["summary"] is None
+
+
+def test_addresses_are_those_of_what_may_be_seen(make_site: MakeSite) -> None:
+    site = make_site(can_view_table=without_slug)
+    site.write("INSERT INTO article (id) VALUES (1)", actor="7")
+    site.write("INSERT INTO slug VALUES ('a', 'b')", actor="7")
+    site.rewrite("UPDATE audit.transaction SET client_addr = CAST('10.0.0.' || id AS inet)")
+    page = site.get("/audit/actors/7")
+    assert "10.0.0.1" in page.words
+    assert "10.0.0.2" not in page.html
 
 
 def test_nothing_may_be_seen(make_site: MakeSite) -> None:
