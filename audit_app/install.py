@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import sqlalchemy as sa
@@ -266,8 +267,10 @@ def _run(
     connection: sa.Connection, table: AuditedTable, function: str, *arguments: sa.Cast[Any]
 ) -> None:
     call = getattr(getattr(sa.func, table.audit_schema), function)
+    # In autocommit, a statement is a transaction of its own, and has no use for a savepoint.
+    is_alone = getattr(connection.connection.driver_connection, "autocommit", False)
     try:
-        with connection.begin_nested():
+        with nullcontext() if is_alone else connection.begin_nested():
             connection.execute(sa.select(call(as_regclass(table.regclass), *arguments)))
     except sa.exc.DBAPIError as error:
         raise explain(error, table.audit_schema) from error

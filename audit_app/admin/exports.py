@@ -19,7 +19,7 @@ from audit_app import install
 from audit_app.admin import documents
 from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import Logger, reading
+from audit_app.admin.reading import Logger, bind_of, reading
 from audit_app.admin.values import json_line
 from audit_app.errors import NotGrantedError
 
@@ -171,7 +171,7 @@ def record(
     :raises NotGrantedError: if the database does not let it be recorded.
     """
     function = getattr(sa.func, logger.schema_name).record_export
-    bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
+    bind = bind_of(logger)
     call = sa.select(
         function(
             sa.cast(kind, sa.Text),

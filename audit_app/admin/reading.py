@@ -58,6 +58,19 @@ def current_logger() -> Logger:
     return logger
 
 
+def bind_of(logger: Logger) -> sa.Engine | sa.Connection:
+    """Return what a session of the pages is bound to.
+
+    An engine of the host's that is in autocommit, or serialises, is used with the database's usual
+    transactions: settings are to end with the page, and a reader is to be in nobody's way.
+    """
+    bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
+    if isinstance(bind, sa.Engine):
+        return bind.execution_options(isolation_level="READ COMMITTED")
+    found: sa.Connection = bind
+    return found
+
+
 @contextmanager
 def reading(
     logger: Logger, *, search_path: bool = False, timeout: int | None = None
@@ -74,7 +87,7 @@ def reading(
     Where the host's session is bound to a connection (as savepoint-based tests do), the same
     connection is read through a savepoint, whose end takes the settings back.
     """
-    bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
+    bind = bind_of(logger)
     if timeout is None:
         timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))
     with orm.Session(bind, join_transaction_mode="create_savepoint", autoflush=False) as session:

@@ -305,6 +305,20 @@ def test_every_state_of_flask_babel(
         assert title.endswith("Audit trail · Admin")
 
 
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
+def test_an_engine_with_another_isolation(make_site: MakeSite, level: str) -> None:
+    site = make_site(SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": level})
+    ids = fill(site)
+    for path in (*EVERY_PAGE, "tables/"):
+        site.get("/audit/" + path.format(**ids))
+    # Its own connections stay as they are.
+    with site.engine.connect() as connection:
+        if level == "AUTOCOMMIT":
+            assert getattr(connection.connection.driver_connection, "autocommit", False)
+        else:
+            assert connection.get_isolation_level() == level
+
+
 def test_without_a_logger_the_page_says_what_is_missing() -> None:
     app = Flask("bare")
     app.register_blueprint(audit_bp)
