@@ -74,7 +74,8 @@ def fill_notes(site: Site, *, by_change: bool) -> None:
     site.write("UPDATE note SET ref = 'k2', title = 'c' WHERE id = 1", actor="7", label="Ada")
     site.write(f"UPDATE slug SET value = '{SECRET}2'", actor="spy", label="Mata Hari")
     if by_change:
-        site.write(f"UPDATE note SET title = '{SECRET}' WHERE id = 2", actor="spy")
+        site.write(f"UPDATE note SET title = '{SECRET}' WHERE id = 2", actor="spy",
+                   label="Mata Hari")  # fmt: skip
     mark_rewriting(site, "slug", SECRET)
 
 
