@@ -426,16 +426,28 @@ class Restoring:
         except PlanOutdatedError as error:
             raise _outdated() from error
         except (PlanError, NotGrantedError) as error:
-            raise _RefusedError(409, {"": str(error)}) from error
+            raise _RefusedError(409, {"": self._said(str(error))}) from error
         except HTTPException:
             raise
         except Exception as error:
             # An event handler or a validator of the application's models.
             current_app.logger.exception("audit_app: a plan was not applied")
-            text = _("The application refused this change, and nothing was written: %(error)s",
-                     error=pages.cut(str(error) or type(error).__name__, 300))  # fmt: skip
+            text = pages.cut(str(error) or type(error).__name__, 300)
+            text = _("The application refused this change: %(error)s", error=text)
+            text = self._said(text)
             raise _RefusedError(409, {"": text}) from error
         return id_
+
+    def _said(self, text: str) -> str:
+        """Return what was said against a plan; it may name what a limited visitor may not see."""
+        if not self._is_limited:
+            return text
+        return _("This was refused, and nothing was written. Ask somebody who may see the whole "
+                 "trail.")  # fmt: skip
+
+    @property
+    def _is_limited(self) -> bool:
+        return Access(self.logger, None).is_limited
 
     def _chosen(self, plan: Plan, given: Given) -> Plan:
         """Return the plan with everything decided.
@@ -590,8 +602,7 @@ class Restoring:
 
     def choices(self, conflict: Conflict) -> tuple[str, ...]:
         """What may be chosen; rows that nobody can name may be such as the visitor may not see."""
-        is_limited = self.logger.can_view_table or self.logger.can_view_activity
-        if conflict.kind == "child_blocks" and is_limited:
+        if conflict.kind == "child_blocks" and self._is_limited:
             return tuple(choice for choice in conflict.choices if choice != "force")
         return conflict.choices
 

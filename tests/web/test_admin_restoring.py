@@ -644,6 +644,16 @@ def test_a_refusal_of_the_database_is_explained(desk: Site) -> None:
     done(send(desk, path, page, field=["body"]))
 
 
+def test_a_refusal_names_nothing_that_is_hidden(make_site: MakeSite) -> None:
+    site = make_site(can_restore=anybody, can_view_table=lambda actor, table: True)
+    path = f"/audit/restore/{write_story(site)}"
+    with site.engine.begin() as connection:
+        connection.execute(sa.text("ALTER TABLE article ADD CHECK (title <> 'one') NOT VALID"))
+    page = refused(site, send(site, path), 409)
+    assert "This was refused, and nothing was written." in page.words
+    assert "constraint" not in page.words
+
+
 def test_a_refusal_at_the_commit_is_explained(desk: Site) -> None:
     path = f"/audit/restore/{write_story(desk)}"
     with desk.engine.begin() as connection:
