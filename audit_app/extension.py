@@ -184,6 +184,7 @@ class AuditLogger(TimeTravel):
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
         app.config.setdefault("AUDIT_EXPORT_LIMIT", 100_000)
         app.config.setdefault("AUDIT_EXPORT_TIMEOUT", 60_000)
+        app.config.setdefault("AUDIT_CONFIRM_ROWS", 20)
         app.extensions.setdefault(_BINDS, {})[bind_key] = self
         if bind_key is None or _KEY not in app.extensions:
             app.extensions[_KEY] = self

@@ -1353,3 +1353,34 @@ def of_request(transaction: Any, request_id: str, *, limit: int = 2) -> sa.Selec
         .order_by(seen.c.issued_at.desc(), seen.c.id.desc())
         .limit(limit)
     )
+
+
+def undone_by(
+    activity: Any, transaction: Any, place: Place, key: str, *, after: int, transaction_id: int
+) -> sa.Select[Any]:
+    """Return the query for the transaction that took another one back.
+
+    It is looked for among the next changes of one record; with the id of the change.
+
+    :param key: the text of ``activity.object_key``.
+    :param after: the id of a change of the record in the transaction that was taken back.
+    """
+    near = (
+        sa.select(activity.id, activity.transaction_id)
+        .where(
+            _of_place(activity, place),
+            sa.or_(activity.object_key == key, activity.new_object_key == key),
+            activity.id > after,
+        )
+        .order_by(activity.id)
+        .limit(PAGE)
+        .subquery("near")
+    )
+    reverts = sa.type_coerce(transaction.meta, JSONB)["reverts"]["transaction"].astext
+    return (
+        sa.select(near.c.id, near.c.transaction_id)
+        .join(transaction, transaction.id == near.c.transaction_id)
+        .where(reverts == str(transaction_id))
+        .order_by(near.c.id)
+        .limit(1)
+    )

@@ -176,5 +176,7 @@ audit_logger = AuditLogger(
     },
     # The audit pages are closed to everybody until a policy says who may look.
     can_view=lambda actor: actor is not None,
+    # Nor does anybody restore, undelete or undo before a policy says who may.
+    can_restore=lambda actor: actor is not None,
 )
 audit_logger.init(db.Model)

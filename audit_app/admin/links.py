@@ -94,6 +94,18 @@ class Links:
         """Address of everything that one transaction changed."""
         return self._url("transaction", transaction_id=id_, **values)
 
+    def restore(self, id_: int, **values: Any) -> str:
+        """Address of the preview of a record as it was after one change."""
+        return self._url("restore", activity_id=id_, **values)
+
+    def undelete(self, id_: int, **values: Any) -> str:
+        """Address of the preview of what one deletion took away."""
+        return self._url("undelete", activity_id=id_, **values)
+
+    def undo(self, id_: int, **values: Any) -> str:
+        """Address of the preview of the way back from one transaction."""
+        return self._url("undo", transaction_id=id_, **values)
+
     def actors(self, **values: Any) -> str:
         """Address of the page of who was active."""
         return self._url("actors", **values)

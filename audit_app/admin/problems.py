@@ -17,6 +17,7 @@ from audit_app.errors import (
     InvalidCursorError,
     NotGrantedError,
     NotInstalledError,
+    PlanError,
     RecordNotFoundError,
 )
 
@@ -61,6 +62,20 @@ class Problem:
         return cls(403, _("No export"), _("You may see the audit trail, and not export from it."))
 
     @classmethod
+    def no_restore(cls) -> Problem:
+        """Return what a visitor is told who may see the pages, and bring nothing back."""
+        return cls(
+            403, _("Nothing to restore"), _("You may see the audit trail, and bring nothing back.")
+        )
+
+    @classmethod
+    def page_only(cls) -> Problem:
+        """Return what a machine is told that asks for a preview."""
+        return cls(
+            406, _("A page only"), _("What is brought back is looked at and confirmed by people.")
+        )
+
+    @classmethod
     def internal(cls) -> Problem:
         """Return what is told where nothing more is known."""
         return cls(500, _("Something went wrong"), _("The page cannot be shown."))
@@ -77,6 +92,8 @@ def problem_of(error: Exception) -> Problem | None:  # noqa: PLR0911 - one retur
             return Problem(
                 403, _("Nothing was exported"), str(error), "flask audit grant --export ROLE"
             )
+        case PlanError():
+            return Problem(409, _("Nothing was changed"), str(error))
         case NotInstalledError():
             return _not_installed(str(error))
         case ConfigurationError():

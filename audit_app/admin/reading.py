@@ -17,6 +17,7 @@ from audit_app.errors import NotRegisteredError
 from audit_app.follow import Related
 from audit_app.formerly import Place
 from audit_app.labels import Labels
+from audit_app.revert.plan import Plan
 
 
 class Logger(Protocol):
@@ -27,6 +28,7 @@ class Logger(Protocol):
     can_view_table: Callable[[Any, Any], bool] | None
     can_view_activity: Callable[[Any, Any], bool] | None
     can_export: Callable[[Any], bool] | None
+    can_restore: Callable[[Any], bool] | None
     labels: Labels
 
     @property
@@ -45,6 +47,9 @@ class Logger(Protocol):
     def is_tracked(self, schema_name: str, table_name: str) -> bool: ...
     def related(self, schema_name: str, table_name: str) -> tuple[Related, ...]: ...
     def current_actor(self) -> Any: ...
+    def plan_restore(self, target: Any, identity: Any, version: int, *, session: Any) -> Plan: ...
+    def plan_undelete(self, target: Any, identity: Any, *, session: Any) -> Plan: ...
+    def plan_undo(self, transaction_id: int, *, session: Any) -> Plan: ...
 
 
 def current_logger() -> Logger:

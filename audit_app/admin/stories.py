@@ -60,6 +60,7 @@ class Subject:
     :ivar gone: why it is not there any more; empty if it is.
     :ivar gone_url: the change that took it away.
     :ivar emptied_by: the id of that change, where it took all rows of the table.
+    :ivar newest: the newest change of it.
     :ivar parameters: what a form has to send to come back to this record.
     :ivar zone: the visitor's time zone.
     """
@@ -75,6 +76,7 @@ class Subject:
     gone: str
     gone_url: str
     emptied_by: int | None
+    newest: Any
     parameters: tuple[tuple[str, str], ...]
     zone: str
 
@@ -356,6 +358,7 @@ def read_subject(
         gone=gone,
         gone_url=gone_url,
         emptied_by=emptied_by,
+        newest=newest,
         parameters=tuple((name, value) for name, value in parameters.items() if value is not None),
         zone=visit.found.zone_name,
     )

@@ -53,6 +53,7 @@ class VersionPage:
     :ivar missing: columns of the table that this row has no value of.
     :ivar as_of: the moment that was asked for; None for the version after a change.
     :ivar notice: why there is nothing to show, or what is not known; may be empty.
+    :ivar row: the activity; None where the record did not exist.
     :ivar document: the page for machines.
     """
 
@@ -67,6 +68,7 @@ class VersionPage:
     next_url: str = ""
     first_url: str = ""
     is_deletion: bool = False
+    row: Any = None
     document: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -135,6 +137,7 @@ def version_page(
         previous_url=links.version(previous) if previous is not None else "",
         next_url=links.version(following) if following is not None else "",
         is_deletion=is_deletion,
+        row=row,
         document={
             **_about(subject, place, key, as_of),
             "exists": not is_deletion,

@@ -26,8 +26,19 @@ from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.restoring import (
+    Kind,
+    Restoring,
+    Way,
+    may_restore,
+    reverted,
+    undone_by,
+    way_back,
+    way_of_transaction,
+)
 from audit_app.admin.search import look_up
 from audit_app.admin.stories import (
+    Subject,
     Visit,
     newest_change,
     no_record,
@@ -37,16 +48,16 @@ from audit_app.admin.stories import (
 )
 from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
-from audit_app.admin.versions import field_page, version_at_page, version_page
+from audit_app.admin.versions import VersionPage, field_page, version_at_page, version_page
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
 from audit_app.formerly import Place
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 
-def _page(url: str) -> Callable[[_View], _View]:
+def _page(url: str, *methods: str) -> Callable[[_View], _View]:
     """Flask-Admin's ``expose``, with types."""
-    return cast("Callable[[_View], _View]", expose(url))
+    return cast("Callable[[_View], _View]", expose(url, methods or ("GET",)))
 
 
 _OPEN_VIEWS = frozenset({"assets"})
@@ -318,6 +329,7 @@ class AuditPages:
             facts=pages.transaction_facts(row),
             version_url=version_url(row, self.links),
             compare_url=self._compare_url(row),
+            way=way_back(logger, self.links, row, is_newest=following is None),
             previous_url=self.links.activity(previous) if previous is not None else "",
             next_url=self.links.activity(following) if following is not None else "",
         )
@@ -325,8 +337,19 @@ class AuditPages:
     @_page("/versions/<activity_id>")
     def version(self, activity_id: str) -> Any:
         """Show the whole row as it was after one change."""
-        page = version_page(self._visit(self._filtering()), _known_id(activity_id))
-        return self._answer("audit/version.html", document=lambda: page.document, page=page)
+        return self._version(version_page(self._visit(self._filtering()), _known_id(activity_id)))
+
+    def _version(self, page: VersionPage) -> Any:
+        way = None
+        if page.row is not None:
+            gone = bool(page.subject.gone)
+            way = way_back(
+                current_logger(), self.links, page.row,
+                is_newest=not page.next_url, is_gone=gone,
+            )  # fmt: skip
+        return self._answer(
+            "audit/version.html", document=lambda: page.document, page=page, way=way
+        )
 
     @_page("/transactions/<transaction_id>")
     def transaction(self, transaction_id: str) -> Any:
@@ -360,6 +383,7 @@ class AuditPages:
                 raise RecordNotFoundError(_("There is no transaction %(id)s in the trail.", id=id_))
             describes = Describer(access, self.links)
             describes.look_up(session, documents_of(shown))
+            undone = undone_by(session, access, self.links, id_, shown)
         budget = differences.Budget()
         more = self.links.transaction(id_, after=further) if further is not None else ""
         return self._answer(
@@ -375,6 +399,9 @@ class AuditPages:
             reason=head.t_reason or "",
             facts=pages.transaction_facts(head),
             meta=json_text(head.t_meta) if head.t_meta else "",
+            reverted=reverted(head.t_meta, self.links),
+            undone=undone,
+            way=way_of_transaction(logger, self.links, id_, shown),
             changes=tuple(
                 differences.change_of(
                     row,
@@ -389,6 +416,35 @@ class AuditPages:
             first_url=self.links.transaction(id_) if after is not None else "",
             more_url=more,
         )
+
+    @_page("/restore/<activity_id>", "GET", "POST")
+    def restore(self, activity_id: str) -> Any:
+        """Show what restoring a version would do, and do it."""
+        return self._restoring("restore", activity_id)
+
+    @_page("/undelete/<activity_id>", "GET", "POST")
+    def undelete(self, activity_id: str) -> Any:
+        """Show what bringing a deleted record back would do, and do it."""
+        return self._restoring("undelete", activity_id)
+
+    @_page("/transactions/<transaction_id>/undo", "GET", "POST")
+    def undo(self, transaction_id: str) -> Any:
+        """Show what undoing a transaction would do, and do it."""
+        return self._restoring("undo", transaction_id)
+
+    def _restoring(self, kind: Kind, id_: str) -> Any:
+        logger, found = current_logger(), self._filtering()
+        if not may_restore(logger):
+            return self._answer_problem(Problem.no_restore())
+        if documents.wants_json():
+            return self._answer_problem(Problem.page_only())
+        restoring = Restoring(logger, self.links, found.zone, kind, _known_id(id_))
+        is_sent = request.method == "POST"
+        answer = restoring.submit(request.form) if is_sent else restoring.preview()
+        if isinstance(answer, int):
+            return self._guarded(make_response(redirect(self.links.transaction(answer), 303)))
+        page = answer
+        return self._answer("audit/plan.html", status=page.status, document=dict, page=page)
 
     @_page("/search/")
     def search(self) -> Any:
@@ -567,10 +623,7 @@ class AuditPages:
         visit = self._visit(found)
         if arguments.get("at"):
             _check_text(arguments["at"])
-            version = version_at_page(visit, place, key, arguments["at"])
-            return self._answer(
-                "audit/version.html", document=lambda: version.document, page=version
-            )
+            return self._version(version_at_page(visit, place, key, arguments["at"]))
         if "field" in arguments:
             _check_text(arguments["field"])
             field = field_page(visit, place, key, arguments["field"])
@@ -581,7 +634,13 @@ class AuditPages:
             document=lambda: page.document,
             exports=self._exports(schema=schema, table=table, identity=key),
             page=page,
+            way=self._way_of_gone(page.subject),
         )
+
+    def _way_of_gone(self, subject: Subject) -> Way | None:
+        if not subject.gone:
+            return None
+        return way_back(current_logger(), self.links, subject.newest, is_newest=True, is_gone=True)
 
     def _redirect(self, url: str) -> Response:
         if documents.wants_json():

@@ -49,6 +49,21 @@
     }
   }
 
+  // -- The button says how many fields are restored ------------------------------------------------
+
+  for (const form of root.querySelectorAll("[data-au-plan]")) {
+    const boxes = [...form.querySelectorAll("input[name=field]")];
+    const button = form.querySelector("[data-au-many]");
+    if (!boxes.length) continue;
+    const count = () => {
+      const number = boxes.filter((box) => box.checked).length;
+      const text = number === 1 ? button.dataset.auOne : button.dataset.auMany;
+      button.textContent = text.replace("%(num)s", number.toLocaleString(lang));
+    };
+    form.addEventListener("change", count);
+    count();
+  }
+
   // -- A period by dragging across the chart -----------------------------------------------------
 
   for (const chart of root.querySelectorAll("[data-au-days]")) {
