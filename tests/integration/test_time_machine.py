@@ -110,6 +110,10 @@ def declare() -> tuple[AuditLogger, dict[str, Any]]:
     return logger, {"region": region, "firm": Firm, "item": Item, "part": Part, "note": Note}
 
 
+def _rows(connection: sa.Connection, query: Any) -> list[tuple[Any, ...]]:
+    return sorted((tuple(row) for row in connection.execute(query)), key=repr)
+
+
 @dataclass
 class World:
     """The database, and what can be done in it."""
@@ -120,16 +124,29 @@ class World:
 
     def clear(self) -> None:
         self.trail.run("TRUNCATE region, firm, item, part, note")
+        for table in COLUMNS:
+            self.trail.run(f"ALTER TABLE {table} DROP COLUMN IF EXISTS extra")
 
     def state(self) -> State:
         with self.trail.engine.connect() as connection:
             return {
-                table: sorted(
-                    (tuple(row) for row in connection.execute(sa.text(f"SELECT * FROM {table}"))),
-                    key=repr,
-                )
-                for table in COLUMNS
+                table: _rows(connection, sa.text(f"SELECT {', '.join(columns)} FROM {table}"))
+                for table, columns in COLUMNS.items()
             }
+
+    def newest(self) -> int | None:
+        """The id of the last activity."""
+        found: int | None = self.trail.value("SELECT max(id) FROM audit.activity")
+        return found
+
+    def past(self, activity_id: int) -> State:
+        """The state after an activity, as the trail tells it."""
+        with self.trail.engine.connect() as connection:
+            found: State = {}
+            for table, columns in COLUMNS.items():
+                then = self.logger.as_of(self.targets[table], activity_id)
+                found[table] = _rows(connection, sa.select(*(then.c[name] for name in columns)))
+            return found
 
     def commit(self, *statements: str) -> int | None:
         """Run statements in one transaction, without those that the database refuses.
@@ -155,7 +172,9 @@ class World:
             return self.logger.plan_undo(options["transaction_id"], session=session)
 
     def apply(self, plan: Plan, through: Any) -> int:
-        plan = self.logger.plan_from_json(plan.to_json())
+        # A plan in JSON is about columns that the models know.
+        if "extra" not in plan.to_json():
+            plan = self.logger.plan_from_json(plan.to_json())
         with orm.Session(self.trail.engine) as session:
             id_ = plan.apply(session, reason="test", through=through)
             session.commit()
@@ -205,7 +224,7 @@ def statements(draw: st.DrawFn) -> str:
     verb = draw(st.sampled_from(["insert"] * 6 + ["update"] * 5 + ["delete"] * 3 + ["mass"]))
     if verb == "insert":
         row = [literal(draw(values(table, column))) for column in columns]
-        return f"INSERT INTO {table} VALUES ({', '.join(row)})"
+        return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join(row)})"
     where = " AND ".join(f"{name} = {literal(draw(values(table, name)))}" for name in key)
     if verb == "delete":
         return f"DELETE FROM {table} WHERE {where}"
@@ -240,17 +259,37 @@ class TimeMachine(RuleBasedStateMachine):
         super().__init__()
         self.world.clear()
         self.states: list[State] = [self.world.state()]
+        self.activities = [self.world.newest()]  # after which each state was reached
         self.transactions: list[tuple[int, bool]] = []  # with: does it truncate?
 
     def note(self, id_: int | None, *, truncates: bool = False) -> None:
         if id_ is not None:
             self.transactions.append((id_, truncates))
             self.states.append(self.world.state())
+            self.activities.append(self.world.newest())
 
     @rule(statements=TRANSACTIONS)
     def work(self, statements: list[str]) -> None:
         id_ = self.world.commit(*statements)
         self.note(id_, truncates=any("TRUNCATE" in text for text in statements))
+
+    @rule(data=st.data())
+    def look_back(self, data: st.DataObject) -> None:
+        number = data.draw(st.integers(0, len(self.states) - 1))
+        id_ = self.activities[number]
+        if id_ is not None:
+            assert self.world.past(id_) == self.states[number]
+
+    @rule(table=st.sampled_from(sorted(COLUMNS)))
+    def alter(self, table: str) -> None:
+        """A column comes that nobody asked for, or goes; the capture is not told."""
+        has_it = self.world.trail.value(
+            "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass(:table) "
+            "AND attname = 'extra' AND NOT attisdropped",
+            table=table,
+        )
+        change = "DROP COLUMN extra" if has_it else "ADD COLUMN extra int"
+        self.world.trail.script(f"ALTER TABLE {table} {change}")
 
     @precondition(lambda self: self.transactions)
     @rule(through=THROUGH)
