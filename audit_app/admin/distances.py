@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
-from audit_app.diff import number_text
+from audit_app.admin.i18n import ngettext, number_text
+from audit_app.diff import number_text as digits_of
 
 _MOST_DIGITS = 1000
 """Digits of a number up to which a difference is worked out."""
@@ -31,7 +31,7 @@ def number_distance(old: Any, new: Any) -> str:
         return _("the same number, written with other digits")
     sign = "+" if difference > 0 else "\N{MINUS SIGN}"
     # With a point for the decimals, as the stored values beside it have.
-    return sign + f"{difference.copy_abs():,}"
+    return sign + digits_of(difference.copy_abs())
 
 
 def _number(value: Any) -> Decimal | None:
