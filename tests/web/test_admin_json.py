@@ -316,6 +316,8 @@ def test_the_answers_are_as_described(make_site: MakeSite, is_open: bool) -> Non
         for parameter in item["get"].get("parameters", ()):
             ids: list[Any] = ["7", "none"] if "actor" in path or "export" in path else [1, 2, 99999]
             known = {**VALUES, "id": ids}
+            if "compare" in path:  # so many parameters hardly ever fit together by chance
+                known |= {"schema": ["public"], "table": ["article"]}
             if parameter["name"] in known:
                 parameter["schema"] = {"enum": known[parameter["name"]]}
     schema = schemathesis.openapi.from_dict(document)
