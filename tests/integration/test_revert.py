@@ -921,7 +921,7 @@ def test_every_type_comes_back_exactly(trail: Trail, through: str) -> None:
     table.info["versioned"] = {}
     if through == "orm":
         model: Any = type("Odd", (base,), {"__table__": table})
-        orm.configure_mappers()
+        base.registry.configure()
         assert model
     literals = ", ".join(chosen.values())
     trail.script(f'INSERT INTO "it\'s; 50%" VALUES (1, {literals})')
