@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,7 @@ from wtforms.validators import ValidationError
 from audit_app import history, models
 from audit_app import identity as identities
 from audit_app.admin.i18n import gettext as _
+from audit_app.admin.i18n import language
 from audit_app.errors import AuditError
 
 PARAMETERS: Final = (
@@ -52,8 +54,13 @@ class InvalidFilterError(AuditError):
     """A filter in this address makes no sense."""
 
 
-def verb_labels() -> dict[str, str]:
+def verb_labels() -> Mapping[str, str]:
     """Return each verb of the trail with the word that the pages use for it."""
+    return _verb_labels(language())
+
+
+@cache
+def _verb_labels(_language: str) -> Mapping[str, str]:
     labels = {
         "insert": _("Created"),
         "update": _("Updated"),

@@ -39,6 +39,18 @@ def language() -> str:
     """
     if not has_request_context():
         return SOURCE
+    # Asked for each message, and a page has thousands.
+    environ = request.environ
+    found: str | None = environ.get(_CHOSEN)
+    if found is None:
+        found = environ[_CHOSEN] = _choose()
+    return found
+
+
+_CHOSEN: Final = "audit_app.language"  # in the request's WSGI environment
+
+
+def _choose() -> str:
     configured = current_app.config.get("AUDIT_LOCALE")
     if configured:
         return _known(str(configured)) or SOURCE

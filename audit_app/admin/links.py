@@ -36,6 +36,9 @@ def asset_digest(filename: str) -> str:
     return hashlib.sha256((ASSETS / filename).read_bytes()).hexdigest()[:12]
 
 
+_ANY = "987654321987654321"  # stands for an id that is put in later
+
+
 class Links:
     """Builds the addresses below one mounted view.
 
@@ -50,6 +53,7 @@ class Links:
         self.endpoint = endpoint
         self.zone = zone
         self.answer = answer
+        self._numbered: dict[str, str] = {}
 
     def _url(self, page: str, **values: Any) -> str:
         values = {"tz": self.zone or None, "format": self.answer, **values}
@@ -84,7 +88,13 @@ class Links:
 
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
-        return self._url("activity", activity_id=id_, **values)
+        if values:
+            return self._url("activity", activity_id=id_, **values)
+        # A page has hundreds of these, and building one takes longer than reading its row.
+        found = self._numbered.get("activity")
+        if found is None:
+            found = self._numbered["activity"] = self._url("activity", activity_id=_ANY)
+        return found.replace(_ANY, str(id_))
 
     def version(self, id_: int, **values: Any) -> str:
         """Address of the whole row as it was after one change."""
