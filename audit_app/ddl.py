@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
@@ -24,6 +24,9 @@ from audit_app.errors import (
 )
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+LOGGERS: Final = "audit_loggers"
+"""The key of ``MetaData.info`` under which the loggers of its models stand."""
+
 _VERBS = ("insert", "update", "delete", "truncate")
 
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import sqlalchemy as sa
 from alembic.operations import Operations, ops
 from alembic.runtime.migration import MigrationContext
 
 from audit_app import sql
+from audit_app.ddl import LOGGERS
 from audit_app.errors import ConfigurationError, InvalidOptionError, NotInstalledError
-
-INFO: Final = "audit_loggers"
-"""The key of ``MetaData.info`` under which the loggers of its models stand."""
 
 BATCH: Final = 50_000
 """How many ids of activities a batch spans."""
@@ -44,12 +42,6 @@ class EvolveOp(ops.MigrateOperation):
     An :class:`InvalidOptionError` is raised for arguments that cannot be meant, and
     :class:`NotInstalledError` where the functions of the trail are missing or older.
     """
-
-    REVERSED: ClassVar[Mapping[str, str]] = {
-        "add_column": "restore_column",
-        "alter_column": "restore_column",
-        "remove_column": "restore_column",
-    }
 
     def __init__(
         self,
@@ -183,7 +175,7 @@ class EvolveOp(ops.MigrateOperation):
         if self.operation == "rename_column":
             arguments = {"column": self.arguments["to"], "to": self.arguments["column"]}
             return EvolveOp("rename_column", self.table, self.schema, arguments, **options)
-        if self.operation not in self.REVERSED or self.arguments.get("keep") is False:
+        if self.operation == "restore_column" or self.arguments.get("keep") is False:
             raise ConfigurationError(f"There is no way back from {self.operation} here.")
         arguments = {"column": self.arguments["column"]}
         return EvolveOp("restore_column", self.table, self.schema, arguments, **options)
@@ -204,10 +196,10 @@ def _evolve(operations: Operations, operation: EvolveOp) -> None:
     context = operations.migration_context
     schema = operation.audit_schema or _audit_schema(context)
     place = [operation.schema, operation.table]
+    if not context.as_sql:
+        _require(operations.get_bind(), schema)
     if operation.operation == "restore_column":
         call = _call(schema, "restore_column", *place, operation.arguments["column"])
-        if not context.as_sql:
-            _require(operations.get_bind(), schema)
         operations.execute(f"SELECT {call}")
     elif context.as_sql:
         arguments = json.dumps(operation.arguments)
@@ -221,15 +213,18 @@ def _evolve(operations: Operations, operation: EvolveOp) -> None:
 
 
 def _in_batches(connection: sa.Connection, schema: str, operation: EvolveOp) -> None:
-    _require(connection, schema)
     place = [operation.operation, operation.schema, operation.table]
     arguments, run = json.dumps(operation.arguments), str(uuid.uuid4())
-    execute: Callable[[str], Any] = lambda call: connection.scalar(sa.text(f"SELECT {call}"))  # noqa: E731
+
+    def execute(function: str, *further: str | int) -> Any:
+        call = _call(schema, function, *place, arguments, *further)
+        return connection.scalar(sa.text(f"SELECT {call}"))
+
     changed = 0
     for after, until, last in _ranges(connection, schema, operation.batch_size):
-        changed += execute(_call(schema, "evolve_batch", *place, arguments, run, after, until))
+        changed += execute("evolve_batch", run, after, until)
         _log.info("%s of %s.%s: activity %d of %d, %d changed", *place, until, last, changed)
-    execute(_call(schema, "forget_kept", *place, arguments))
+    execute("forget_kept")
 
 
 def _ranges(
@@ -265,7 +260,7 @@ def _audit_schema(context: MigrationContext) -> str:
         logger.schema_name
         for part in parts
         if part is not None
-        for logger in part.info.get(INFO, ())
+        for logger in part.info.get(LOGGERS, ())
     }
     if len(names) != 1:
         raise ConfigurationError(

@@ -18,7 +18,7 @@ from audit_app.admin import theme
 from audit_app.checks import Finding
 from audit_app.cli import audit_cli
 from audit_app.context import UNSET, ContextSource, Options
-from audit_app.ddl import AuditedTable, Trail, audited_table, check_trail_tables, merge
+from audit_app.ddl import LOGGERS, AuditedTable, Trail, audited_table, check_trail_tables, merge
 from audit_app.errors import (
     ActorClassError,
     AlreadyInitializedError,
@@ -140,7 +140,7 @@ class AuditLogger(TimeTravel):
         self._models = models.build_models(base, self.schema_name)
         self._models.activity._place = staticmethod(self.place)
         self._base = base
-        self.metadata.info.setdefault("audit_loggers", []).append(self)
+        self.metadata.info.setdefault(LOGGERS, []).append(self)
         _join_alembic()
         # The first use of a model configures it, and by that tells what is wrong with it.
         sa.event.listen(self._models.transaction, "before_mapper_configured", self._relate_actor)
@@ -536,7 +536,7 @@ class AuditLogger(TimeTravel):
         owner = mapper.class_.__name__
         metadata = mapper.local_table.metadata
         if metadata is not self.metadata:
-            if metadata.info.get("audit_loggers"):  # it tracks the model
+            if metadata.info.get(LOGGERS):  # it tracks the model
                 return
             raise _other_database(f"{owner} has __versioned__ but", metadata.info.get("bind_key"))
         aliases = {key: column.name for key, column in mapper.columns.items()}

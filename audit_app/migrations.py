@@ -18,9 +18,9 @@ from alembic import util as alembic_util
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import Operations, ops
 
+from audit_app import evolution as _evolution  # noqa: F401 - registers its operations
 from audit_app import sql
-from audit_app.ddl import AuditedTable, Trail, track_sql, untrack_sql
-from audit_app.evolution import INFO
+from audit_app.ddl import LOGGERS, AuditedTable, Trail, track_sql, untrack_sql
 from audit_app.install import check_table, is_installed
 
 _STALE = frozenset(
@@ -106,7 +106,7 @@ def compare(autogen_context: Any, upgrade_ops: Any, _schemas: Any) -> Any:
     connection = autogen_context.connection
     metadata = autogen_context.metadata
     for part in metadata if isinstance(metadata, list | tuple) else [metadata]:
-        for logger in () if part is None else part.info.get(INFO, ()):
+        for logger in () if part is None else part.info.get(LOGGERS, ()):
             _leave_tables_to_us(upgrade_ops, logger.trail, logger.schema_name)
             if connection is not None and connection.dialect.name == "postgresql":
                 _leave_entities_to_us(autogen_context, upgrade_ops, logger.trail)

@@ -180,7 +180,7 @@ MUTATIONS: Final[Sequence[Mutation]] = (
     _m("rewrite-forgets", _EVOLVE, "PERFORM @schema@.forget_kept(", "PERFORM concat(",
        f"{_EVOLUTION}::test_removal_for_good"),
     _m("rewrite-forgets-online", "evolution.py",
-       'execute(_call(schema, "forget_kept", *place, arguments))', "",
+       'execute("forget_kept")', "",
        f"{_EVOLUTION}::test_removal_for_good"),
 
     # -- Suspension, the memo, the context
