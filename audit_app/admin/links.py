@@ -53,7 +53,7 @@ class Links:
         self.endpoint = endpoint
         self.zone = zone
         self.answer = answer
-        self._numbered: dict[str, str] = {}
+        self._activity = ""
 
     def _url(self, page: str, **values: Any) -> str:
         values = {"tz": self.zone or None, "format": self.answer, **values}
@@ -69,18 +69,27 @@ class Links:
 
         :param key: the text of ``activity.object_key``.
         """
-        names = {"schema": schema_name, "table": table_name, "identity": key}
-        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
-        return self._url("record" if safe else "records", **names, **values)
+        return self._of_record("record", "records", schema_name, table_name, key, values)
 
     def compare(self, schema_name: str, table_name: str, key: str, **values: Any) -> str:
         """Address of the comparison of two versions of a record.
 
         :param key: the text of ``activity.object_key``.
         """
+        return self._of_record("compare", "comparison", schema_name, table_name, key, values)
+
+    def _of_record(  # noqa: PLR0917 - what names a record
+        self,
+        page: str,
+        by_parameters: str,
+        schema_name: str,
+        table_name: str,
+        key: str,
+        values: Mapping[str, Any],
+    ) -> str:
         names = {"schema": schema_name, "table": table_name, "identity": key}
         safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
-        return self._url("compare" if safe else "comparison", **names, **values)
+        return self._url(page if safe else by_parameters, **names, **values)
 
     def records(self) -> str:
         """Address that takes a record's schema, table and identity as parameters."""
@@ -91,10 +100,9 @@ class Links:
         if values:
             return self._url("activity", activity_id=id_, **values)
         # A page has hundreds of these, and building one takes longer than reading its row.
-        found = self._numbered.get("activity")
-        if found is None:
-            found = self._numbered["activity"] = self._url("activity", activity_id=_ANY)
-        return found.replace(_ANY, str(id_))
+        if not self._activity:
+            self._activity = self._url("activity", activity_id=_ANY)
+        return self._activity.replace(_ANY, str(id_))
 
     def version(self, id_: int, **values: Any) -> str:
         """Address of the whole row as it was after one change."""

@@ -78,6 +78,7 @@ class FieldPage:
 
     :ivar former: the names it had before.
     :ivar further_url: where the search goes on, if it ended before the record's story did.
+    :ivar looked_at: how many changes a search looks at.
     :ivar document: the page for machines.
     """
 
@@ -89,6 +90,7 @@ class FieldPage:
     first_url: str
     more_url: str
     further_url: str
+    looked_at: int
     document: Mapping[str, Any]
 
 
@@ -368,6 +370,7 @@ def field_page(visit: Visit, place: Place, key: str, field: str) -> FieldPage:
         first_url=url(None) if before is not None else "",
         more_url=url(more) if more is not None else "",
         further_url=url(further) if further is not None else "",
+        looked_at=story.FIELD_SCAN,
         document={
             "schema_name": place.schema,
             "table_name": place.name,

@@ -264,10 +264,8 @@ class AuditPages:
     @_page("/records/")
     def records(self) -> Any:
         """Show a record whose identity cannot stand in a path; without one, ask for it."""
-        names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
-        if not all(name in request.args for name in ("schema", "table", "identity")):
-            return self._redirect(self.links.feed())
-        return self._record(*names)
+        names = _named_record()
+        return self._record(*names) if names else self._redirect(self.links.feed())
 
     @_page("/records/<schema>/<table>/<path:identity>")
     def record(self, schema: str, table: str, identity: str) -> Any:
@@ -277,10 +275,8 @@ class AuditPages:
     @_page("/compare/")
     def comparison(self) -> Any:
         """Compare versions of a record whose identity cannot stand in a path."""
-        names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
-        if not all(name in request.args for name in ("schema", "table", "identity")):
-            return self._redirect(self.links.feed())
-        return self._compare(*names)
+        names = _named_record()
+        return self._compare(*names) if names else self._redirect(self.links.feed())
 
     @_page("/compare/<schema>/<table>/<path:identity>")
     def compare(self, schema: str, table: str, identity: str) -> Any:
@@ -716,6 +712,13 @@ class AuditView(AuditPages, BaseView):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(name=name, endpoint=endpoint, url=url or "audit", **options)
+
+
+def _named_record() -> list[str]:
+    """The schema, table and identity that the parameters name; empty unless all three do."""
+    names = ("schema", "table", "identity")
+    found = [request.args[name] for name in names if name in request.args]
+    return found if len(found) == len(names) else []
 
 
 def _nonce() -> str:
