@@ -171,12 +171,14 @@ def of_record(
     place = Place(schema_name, table_name, formerly)
     query = sa.select(activity).order_by(activity.id.desc())
     if identity is None:
-        return query.where(_of_place(activity, place))
-    spans = _spans(activity, place, identities.encode(identity) or "")
+        return query.where(is_of_place(activity, place))
+    spans = keys_of_record(activity, place, identities.encode(identity) or "")
     found = aliased(activity)
     return query.where(
         activity.id.in_(
-            sa.select(found.id).join(spans, sa.and_(_of_place(found, place), _within(found, spans)))
+            sa.select(found.id).join(
+                spans, sa.and_(is_of_place(found, place), _within(found, spans))
+            )
         )
     )
 
@@ -203,8 +205,8 @@ def record_page(
         :meth:`audit_app.formerly.Formerly.present_row` shows them under the present names.
     """
     place = Place(schema_name, table_name, formerly)
-    spans = _spans(activity, place, key)
-    ids = _record_ids(activity, place, spans, before=before, limit=limit + 1).subquery("page")
+    spans = keys_of_record(activity, place, key)
+    ids = ids_of_record(activity, place, spans, before=before, limit=limit + 1).subquery("page")
     return (
         sa.select(*activity_columns(activity, transaction, large=LARGE))
         .join(ids, ids.c.id == activity.id)
@@ -216,24 +218,21 @@ def record_page(
 def record_versions(
     activity: Any,
     transaction: Any,
-    schema_name: str,
-    table_name: str,
+    place: Place,
     key: str,
     *,
     ids: Sequence[int],
     large: int,
-    formerly: Formerly = NEVER,
 ) -> sa.Select[Any]:
     """Return the query for those of a record's activities that have the given ids.
 
     Rows are those of :func:`activity_columns`; an id of another record has none.
     """
-    place = Place(schema_name, table_name, formerly)
-    spans = _spans(activity, place, key)
+    spans = keys_of_record(activity, place, key)
     found = aliased(activity)
     own = sa.select(found.id).where(
         found.id.in_(ids),
-        _of_place(found, place),
+        is_of_place(found, place),
         sa.exists().where(_within(found, spans)).correlate(found),
     )
     return (
@@ -246,22 +245,19 @@ def record_versions(
 def version_names(
     activity: Any,
     transaction: Any,
-    schema_name: str,
-    table_name: str,
+    place: Place,
     key: str,
     *,
     before: int | None = None,
     limit: int = PAGE,
-    formerly: Formerly = NEVER,
 ) -> sa.Select[Any]:
     """Return the query for a page of a record's versions without their documents.
 
     Columns ``id``, ``issued_at``, ``verb``, ``object_key``, ``new_object_key``, ``t_actor_id``,
     ``t_actor_label``; the newest first.
     """
-    place = Place(schema_name, table_name, formerly)
-    spans = _spans(activity, place, key)
-    ids = _record_ids(activity, place, spans, before=before, limit=limit).subquery("page")
+    spans = keys_of_record(activity, place, key)
+    ids = ids_of_record(activity, place, spans, before=before, limit=limit).subquery("page")
     return (
         sa.select(
             activity.id.label("id"),
@@ -293,9 +289,9 @@ def neighbours(
     One row: ``previous``, ``next``; null at either end of the story.
     """
     place = Place(schema_name, table_name, formerly)
-    spans = _spans(activity, place, key)
-    earlier = _record_ids(activity, place, spans, before=id, limit=1)
-    later = _record_ids(activity, place, spans, after=id, limit=1)
+    spans = keys_of_record(activity, place, key)
+    earlier = ids_of_record(activity, place, spans, before=id, limit=1)
+    later = ids_of_record(activity, place, spans, after=id, limit=1)
     return sa.select(
         earlier.scalar_subquery().label("previous"), later.scalar_subquery().label("next")
     )
@@ -309,12 +305,12 @@ def story(
     :param columns: returns the columns that are wanted of an activity, ``id`` among them.
     :param conditions: functions that return a further condition on an activity.
     """
-    spans, found = _spans(activity, place, key), aliased(activity)
+    spans, found = keys_of_record(activity, place, key), aliased(activity)
     # Lateral and sorted, so that it stays a look into the index for each key that the record had:
     # the planner takes these for many, and would read the trail instead.
     one = (
         sa.select(*columns(found))
-        .where(_within(found, spans), _of_place(found, place))
+        .where(_within(found, spans), is_of_place(found, place))
         .where(*(condition(found) for condition in conditions))
         .order_by(found.id)
         .lateral("found")
@@ -350,16 +346,16 @@ def version_at(
     :param formerly: the former names of the table.
     """
     place = Place(schema_name, table_name, formerly)
-    spans = _spans(activity, place, key)
+    spans = keys_of_record(activity, place, key)
     truncated = aliased(activity)
     if isinstance(when, datetime):
-        last = _record_ids(activity, place, spans, until=when, limit=1)
-        following = _record_ids(activity, place, spans, since=when, limit=1)
+        last = ids_of_record(activity, place, spans, until=when, limit=1)
+        following = ids_of_record(activity, place, spans, since=when, limit=1)
         counts = truncated.issued_at <= when
         past = activity.issued_at <= when
     else:
-        last = _record_ids(activity, place, spans, before=when + 1, limit=1)
-        following = _record_ids(activity, place, spans, after=when, limit=1)
+        last = ids_of_record(activity, place, spans, before=when + 1, limit=1)
+        following = ids_of_record(activity, place, spans, after=when, limit=1)
         counts = truncated.id <= when
         past = activity.id <= when
     emptied = (
@@ -367,7 +363,7 @@ def version_at(
         # Truncations have no identity, and by that a place of their own in the index.
         .where(
             truncated.object_key.is_(None),
-            _of_place(truncated, place),
+            is_of_place(truncated, place),
             truncated.verb == "truncate",
             counts,
         )
@@ -423,39 +419,13 @@ def state_of(
     return {**(old_data or {}), **(changed_data or {})}
 
 
-def keys_of_record(activity: Any, place: Place, key: str) -> sa.CTE:
-    """Return the keys that a record has had, for :func:`ids_of_record`."""
-    return _spans(activity, place, key)
-
-
-def ids_of_record(
-    activity: Any,
-    place: Place,
-    keys: sa.CTE,
-    *,
-    before: int | None = None,
-    after: int | None = None,
-    limit: int,
-) -> sa.Select[Any]:
-    """Return the query for the ids of a record's activities; from ``after`` on, the oldest first.
-
-    :param keys: what :func:`keys_of_record` returned.
-    """
-    return _record_ids(activity, place, keys, before=before, after=after, limit=limit)
-
-
-def is_of_place(activity: Any, place: Place) -> Any:
-    """Return the condition that an activity is about a table, under any of its names."""
-    return _of_place(activity, place)
-
-
 def _holder(activity: Any, place: Place, key: str, past: Any) -> sa.Select[Any]:
     """The id of the last activity under a key, if it left a record there."""
     touched = sa.union_all(
         *(
             sa.select(
                 sa.select(activity.id)
-                .where(column == key, _of_place(activity, place), past)
+                .where(column == key, is_of_place(activity, place), past)
                 .order_by(activity.id.desc())
                 .limit(1)
                 .scalar_subquery()
@@ -472,7 +442,7 @@ def _holder(activity: Any, place: Place, key: str, past: Any) -> sa.Select[Any]:
     )
 
 
-def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
+def keys_of_record(activity: Any, place: Place, key: str) -> sa.CTE:
     """Return the keys that a record has had, each with the range of activity ids it had it for.
 
     A key may have belonged to another record before or after; following a change of the key back,
@@ -500,7 +470,7 @@ def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
         came.new_object_key == spans.c.key,
         came.id.between(spans.c.low, spans.c.high),
         spans.c.way <= 0,
-        _of_place(came, place),
+        is_of_place(came, place),
     )
     on = sa.select(
         went.new_object_key.label("key"),
@@ -514,7 +484,7 @@ def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
         went.id > spans.c.low,
         went.id <= spans.c.high,
         spans.c.way >= 0,
-        _of_place(went, place),
+        is_of_place(went, place),
     )
     both = sa.union_all(back, on).lateral("change")
     return spans.union(
@@ -524,8 +494,8 @@ def _spans(activity: Any, place: Place, key: str) -> sa.CTE:
     )
 
 
-def _of_place(activity: Any, place: Place) -> Any:
-    """Restrict to a table, under any of its names."""
+def is_of_place(activity: Any, place: Place) -> Any:
+    """Return the condition that an activity is about a table, under any of its names."""
     names = place.names
     if len(names) == 1:
         return sa.and_(activity.schema_name == place.schema, activity.table_name == place.name)
@@ -542,7 +512,7 @@ def _within(activity: Any, spans: Any) -> Any:
     )
 
 
-def _record_ids(
+def ids_of_record(
     activity: Any,
     place: Place,
     spans: sa.CTE,
@@ -553,13 +523,18 @@ def _record_ids(
     since: datetime | None = None,
     limit: int,
 ) -> sa.Select[Any]:
-    """Ids of one page. Each key, under each name of the table, is cut to the page's size by the
-    index before they are merged."""
+    """Return the query for the ids of a page of a record's activities, the newest first.
+
+    From ``after`` on, the oldest first. Each key, under each name of the table, is cut to the
+    page's size by the index before they are merged.
+
+    :param spans: what :func:`keys_of_record` returned.
+    """
     found = aliased(activity)
     one = sa.select(found.id).where(_within(found, spans))
     keys: Any = spans
     if len(place.names) == 1:
-        one = one.where(_of_place(found, place))
+        one = one.where(is_of_place(found, place))
     else:
         columns = sa.column("schema_name", sa.Text), sa.column("table_name", sa.Text)
         names = sa.values(*columns, name="name").data(list(place.names))
@@ -678,7 +653,7 @@ def newest_of_keys(
         one = aliased(activity)
         newest = (
             sa.select(one.id)
-            .where(getattr(one, name) == wanted.c.key, _of_place(one, place))
+            .where(getattr(one, name) == wanted.c.key, is_of_place(one, place))
             .order_by(one.id.desc())
             .limit(1)
             .lateral(f"newest_{name}")
@@ -1094,9 +1069,9 @@ def export_of_record(activity: Any, transaction: Any, place: Place, key: str) ->
 
     :param key: the text of ``activity.object_key``.
     """
-    spans = _spans(activity, place, key)
+    spans = keys_of_record(activity, place, key)
     found = aliased(activity)
-    ids = sa.select(found.id).join(spans, sa.and_(_of_place(found, place), _within(found, spans)))
+    ids = sa.select(found.id).join(spans, sa.and_(is_of_place(found, place), _within(found, spans)))
     return (
         sa.select(*activity_columns(activity, transaction, large=_LARGEST_ID))
         .outerjoin(transaction, transaction.id == activity.transaction_id)
@@ -1368,7 +1343,7 @@ def undone_by(
     near = (
         sa.select(activity.id, activity.transaction_id)
         .where(
-            _of_place(activity, place),
+            is_of_place(activity, place),
             sa.or_(activity.object_key == key, activity.new_object_key == key),
             activity.id > after,
         )

@@ -235,8 +235,7 @@ class Comparer:
         for _round in range(ROUNDS if self.access.is_limited else 1):
             query = history.version_names(
                 self.access.logger.activity_cls, self.access.logger.transaction_cls,
-                self.place.schema, self.place.name, self.key,
-                before=start, formerly=self.place.formerly,
+                self.place, self.key, before=start,
             )  # fmt: skip
             rows = session.execute(query).all()
             found += self.access.known(session, rows)
@@ -250,8 +249,7 @@ class Comparer:
             return {}
         query = history.record_versions(
             self.access.logger.activity_cls, self.access.logger.transaction_cls,
-            self.place.schema, self.place.name, self.key, ids=ids,
-            large=_LARGEST, formerly=self.place.formerly,
+            self.place, self.key, ids=ids, large=_LARGEST,
         )  # fmt: skip
         rows = {row.id: row for row in self.access.only(session, session.execute(query))}
         if set(rows) != set(ids):
@@ -284,7 +282,7 @@ class Comparer:
         """Return the present row; where there is none to read, the last known state."""
         query = history.version_names(
             self.access.logger.activity_cls, self.access.logger.transaction_cls,
-            self.place.schema, self.place.name, self.key, limit=1, formerly=self.place.formerly,
+            self.place, self.key, limit=1,
         )  # fmt: skip
         really_newest = session.execute(query).first()
         if really_newest is None:
