@@ -104,6 +104,7 @@ _ATTACKS = "integration/faults/test_attacks.py"
 _ATTRIBUTION = "integration/test_attribution.py"
 _CAPTURE = "integration/test_capture.py"
 _ERRORS = "integration/test_errors.py"
+_ROLES = "integration/test_roles.py"
 _EVOLUTION = "migration/test_evolution.py"
 
 _SETTINGS_TEST = f"{_VALUES}::test_the_clients_settings_do_not_change_what_is_stored"
@@ -158,6 +159,12 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        "EXECUTE concat('REVOKE ALL ON FUNCTION @schema@.', quote_ident(_function), "
        "'() FROM PUBLIC');", "",
        f"{_GAPS}::test_a_capture_function_on_the_attackers_table"),
+
+    # -- Exports
+    _m("export-definer", "sql/export.sql", "SECURITY DEFINER\n", "",
+       f"{_ROLES}::test_recording_exports_must_be_granted"),
+    _m("export-bound", "sql/export.sql", "octet_length(filter::text) > 100000", "false",
+       f"{_ROLES}::test_a_mark_of_an_export_is_bounded"),
 
     # -- The rewriting
     _m("rewrite-record", _ONLY, "          AND a.verb = 'rewrite'\n", "",
@@ -237,7 +244,7 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        "'',", f"{_ATTACKS}::test_a_security_definer_function_of_another_role"),
     _m("writer-of-a-suspension", _SUSPEND,
        "PERFORM set_config('audit_app.writer', @schema@.caller(), true);", "",
-       f"{_ATTACKS}::test_a_suspension_after_another_roles_write", count=2),
+       f"{_ATTACKS}::test_a_suspension_after_another_roles_write"),
     _m("refusal-search-path", _ONLY, "SET search_path = pg_catalog, pg_temp\n", "",
        f"{_ATTACKS}::test_what_an_administrator_runs"),
     _m("administrators-catalog", "install.py",

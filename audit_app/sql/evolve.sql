@@ -20,20 +20,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    _id bigint;
-    _place tid;
+    _mark record := @schema@.mark('rewrite', facts, relation, kept);
 BEGIN
-    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
-    INSERT INTO @schema@.activity (
-        transaction_id, native_transaction_id, issued_at, relid, depth,
-        schema_name, table_name, verb, object_id, old_data, changed_data
-    ) VALUES (
-        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
-        '@schema@.activity'::regclass, pg_trigger_depth(),
-        @schema_literal@, 'activity', 'rewrite', @schema@.object_id(relation), kept, facts
-    )
-    RETURNING id, ctid INTO _id, _place;
-    PERFORM set_config('audit_app.rewrite', concat(_id, _place), true);
+    PERFORM set_config('audit_app.rewrite', concat(_mark.id, _mark.place), true);
 END
 $function$;
 

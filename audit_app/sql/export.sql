@@ -11,8 +11,6 @@ LANGUAGE plpgsql
 SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
-DECLARE
-    _id bigint;
 BEGIN
     IF jsonb_typeof(filter) IS DISTINCT FROM 'object' OR octet_length(filter::text) > 100000
         OR format IS NULL OR octet_length(concat(format, outcome)) > 200
@@ -21,19 +19,9 @@ BEGIN
             MESSAGE = 'this is no export: the filter must be an object of at most 100000 bytes',
             HINT = 'Nothing was recorded.';
     END IF;
-    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
-    INSERT INTO @schema@.activity (
-        transaction_id, native_transaction_id, issued_at, relid, depth,
-        schema_name, table_name, verb, changed_data
-    ) VALUES (
-        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
-        '@schema@.activity'::regclass, pg_trigger_depth(),
-        @schema_literal@, 'activity', 'export',
-        jsonb_strip_nulls(jsonb_build_object(
-            'format', format, 'filter', filter, 'rows', row_count, 'outcome', outcome, 'export', export
-        ))
-    )
-    RETURNING id INTO _id;
-    RETURN _id;
+    RETURN m.id
+    FROM @schema@.mark('export', jsonb_strip_nulls(jsonb_build_object(
+        'format', format, 'filter', filter, 'rows', row_count, 'outcome', outcome, 'export', export
+    ))) AS m;
 END
 $function$;

@@ -1,5 +1,5 @@
 -- Suspending the capture. There is no setting that does it: a suspension is a row in the trail, and
--- the trail can be written only through these two functions, which must be granted.
+-- whoever may not write the trail has only these two functions for it, which must be granted.
 
 -- The role that the session acts as. In a SECURITY DEFINER function current_user is not.
 CREATE OR REPLACE FUNCTION @schema@.caller()
@@ -11,6 +11,31 @@ AS $function$
     SELECT coalesce(nullif(current_setting('role', true), 'none'), session_user)
 $function$;
 
+-- Leave a mark of the trail's own in the trail: its id, and where it stands.
+--
+--   relation   what it is about, where that is to be found again
+CREATE OR REPLACE FUNCTION @schema@.mark(
+    verb text, facts jsonb, relation text DEFAULT NULL, kept jsonb DEFAULT NULL, OUT id bigint, OUT place tid
+)
+RETURNS record
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
+    INSERT INTO @schema@.activity AS a (
+        transaction_id, native_transaction_id, issued_at, relid, depth,
+        schema_name, table_name, verb, object_id, old_data, changed_data
+    ) VALUES (
+        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
+        '@schema@.activity'::regclass, pg_trigger_depth(),
+        @schema_literal@, 'activity', verb,
+        CASE WHEN relation IS NOT NULL THEN @schema@.object_id(relation) END, kept, facts
+    )
+    RETURNING a.id, a.ctid INTO id, place;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION @schema@.suspend(reason text DEFAULT NULL)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -18,27 +43,16 @@ SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    _id bigint;
-    _place tid;
+    _mark record := @schema@.mark('suspend', jsonb_strip_nulls(jsonb_build_object('reason', reason)));
 BEGIN
-    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
-    INSERT INTO @schema@.activity (
-        transaction_id, native_transaction_id, issued_at, relid, depth,
-        schema_name, table_name, verb, changed_data
-    ) VALUES (
-        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
-        '@schema@.activity'::regclass, pg_trigger_depth(),
-        @schema_literal@, 'activity', 'suspend', jsonb_strip_nulls(jsonb_build_object('reason', reason))
-    )
-    RETURNING id, ctid INTO _id, _place;
     -- The stack of open suspensions, the innermost last: each its id and place, and worth nothing without
     -- the row that it names.
     PERFORM set_config(
         'audit_app.suspension',
-        ltrim(concat(current_setting('audit_app.suspension', true), ' ', _id, _place)),
+        ltrim(concat(current_setting('audit_app.suspension', true), ' ', _mark.id, _mark.place)),
         true
     );
-    RETURN _id;
+    RETURN _mark.id;
 END
 $function$;
 
@@ -56,15 +70,7 @@ BEGIN
     IF NOT @schema@.is_open(suspension) THEN
         RETURN;
     END IF;
-    PERFORM set_config('audit_app.writer', @schema@.caller(), true);
-    INSERT INTO @schema@.activity (
-        transaction_id, native_transaction_id, issued_at, relid, depth,
-        schema_name, table_name, verb, changed_data
-    ) VALUES (
-        @schema@.transaction_id(), pg_current_xact_id(), statement_timestamp(),
-        '@schema@.activity'::regclass, pg_trigger_depth(),
-        @schema_literal@, 'activity', 'resume', jsonb_build_object('suspension', suspension)
-    );
+    PERFORM @schema@.mark('resume', jsonb_build_object('suspension', suspension));
     PERFORM set_config(
         'audit_app.suspension',
         (
