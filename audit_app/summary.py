@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from audit_app import history
+from audit_app import selection
 
 COUNTED: Final = 10_000
 """Changes that a summary looks at, at the most."""
@@ -52,7 +52,7 @@ def of_actor(
     since: datetime | None,
     until: datetime | None,
     limit: int | None = None,
-    tables: history.Tables | None = None,
+    tables: selection.Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query whose rows :func:`summarize` understands.
 
@@ -85,7 +85,7 @@ def of_actor(
     )
     address: Any = seen.c.client_addr
     if tables is not None:
-        changes = changes.where(history.is_among(activity, tables))
+        changes = changes.where(selection.is_among(activity, tables))
     change = changes.lateral("change")
     if tables is not None:
         address = sa.case((change.c.id.is_not(None), address), else_=sa.null())
@@ -180,7 +180,7 @@ def first_of_actor(
     transaction: Any,
     actor_id: str,
     *,
-    tables: history.Tables | None = None,
+    tables: selection.Tables | None = None,
 ) -> sa.Select[Any]:
     """Return the query for the moment of an actor's oldest transaction: ``issued_at``.
 
@@ -194,10 +194,10 @@ def first_of_actor(
     )
     if tables is None:
         return oldest.with_only_columns(transaction.issued_at).limit(1)
-    seen = oldest.limit(history.SCAN).subquery("seen")
+    seen = oldest.limit(selection.SCAN).subquery("seen")
     match = (
         sa.select(sa.literal(1).label("one"))
-        .where(activity.transaction_id == seen.c.id, history.is_among(activity, tables))
+        .where(activity.transaction_id == seen.c.id, selection.is_among(activity, tables))
         .limit(1)
         .lateral("match")
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
-from audit_app import history
+from audit_app import directory, history, selection
 from audit_app.admin.reading import present
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Access:
 
     logger: Logger
     actor: Any
-    tables: history.Tables | None = None
+    tables: selection.Tables | None = None
     _answers: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     @classmethod
@@ -73,13 +73,13 @@ class Access:
         known.add((logger.schema_name, "activity"))  # the marks are about the trail itself
         known |= {
             (row.schema_name, row.table_name)
-            for row in session.execute(history.recent_tables(logger.activity_cls))
+            for row in session.execute(directory.recent_tables(logger.activity_cls))
         }
         allowed = {pair for pair in known if access.sees_table(*pair)}
         # A name that may mean another table as well is none by which to tell.
         texts = {text for pair in allowed for text in _texts(pair)}
         texts -= {text for pair in known - allowed for text in _texts(pair)}
-        tables = history.Tables(tuple(sorted(allowed)), tuple(sorted(texts)))
+        tables = selection.Tables(tuple(sorted(allowed)), tuple(sorted(texts)))
         return dataclasses.replace(access, tables=tables)
 
     @property
@@ -92,7 +92,7 @@ class Access:
         """Whether there may be something that this actor must not see."""
         return self.by_row or self.logger.can_view_table is not None
 
-    def restrict(self, filters: history.Filters) -> history.Filters:
+    def restrict(self, filters: selection.Filters) -> selection.Filters:
         """Return the filters, cut to the tables that may be seen."""
         return filters if self.tables is None else dataclasses.replace(filters, tables=self.tables)
 
@@ -168,7 +168,7 @@ class Access:
         return self.sees_table(row.schema_name, row.table_name)
 
     def _sees_mark(self, row: Any, whole: Mapping[int, tuple[Any, Any]]) -> bool:
-        """Tell whether the tables may be seen that a mark tells of: as history.is_among() does."""
+        """Tell whether the tables may be seen that a mark tells of, as in selection.is_among()."""
         if self.logger.can_view_table is None or row.verb not in _ABOUT_TABLES:
             return True
         facts = whole.get(row.id, (row.old_data, row.changed_data))[1]
@@ -180,10 +180,10 @@ class Access:
                 places.append(facts.get("arguments") or {})
             return all((p.get("schema"), p.get("table")) in self.tables.names for p in places)
         given = facts.get("filter")
-        if not isinstance(given, Mapping) or given.keys() & set(history.EXPORT_SECRETS):
+        if not isinstance(given, Mapping) or given.keys() & set(selection.EXPORT_SECRETS):
             return False
         names = [str(given[name]) for name in ("schema", "table") if given.get(name) is not None]
-        is_about_one = bool(given.keys() & set(history.EXPORT_TABLES))
+        is_about_one = bool(given.keys() & set(selection.EXPORT_TABLES))
         return not is_about_one or ".".join(names) in self.tables.texts
 
     def _documents(self, session: orm.Session, rows: Sequence[Any]) -> dict[int, tuple[Any, Any]]:

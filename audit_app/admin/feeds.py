@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from audit_app import history
+from audit_app import directory, history, selection
 from audit_app.admin import documents, forms, pages
 from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
@@ -100,7 +100,7 @@ class Feed:
             notice = _(
                 "Only the newest %(num)s changes of this record were searched, back to %(moment)s. "
                 "Its own page shows them all.",
-                num=number_text(history.SCAN),
+                num=number_text(selection.SCAN),
                 moment=pages.moment_of(read.cut_at, found.zone).full,
             )
         elif read.further is not None:
@@ -133,7 +133,7 @@ class Feed:
             **documents.feed_document(
                 self.reading.groups,
                 links,
-                most=history.ROWS,
+                most=selection.ROWS,
                 following=documents.place_document(*older) if older else None,
                 preceding=documents.place_document(*newer) if newer else None,
             ),
@@ -192,7 +192,7 @@ def read_feed(
 
 def resolve(
     session: Any, access: Access, found: forms.Filtering, links: Links, *, actor_id: str | None
-) -> tuple[history.Filters, pages.Actor | None, tuple[pages.Actor, ...]]:
+) -> tuple[selection.Filters, pages.Actor | None, tuple[pages.Actor, ...]]:
     """Return what a feed's filters mean: the tables that may be seen, the actor that was named.
 
     :param actor_id: whose feed it is.
@@ -217,13 +217,13 @@ def resolve(
 # -- Reading -----------------------------------------------------------------------------------
 
 
-def _read(session: Any, access: Access, filters: history.Filters, place: _Place) -> _Reading:
+def _read(session: Any, access: Access, filters: selection.Filters, place: _Place) -> _Reading:
     """Read a page; where single changes may be hidden, read on until it is full."""
     logger, limit, looked_at = access.logger, history.PAGE, 0
     kept: list[Sequence[Any]] = []
-    most = 4 * history.ROWS if access.by_row else history.ROWS
+    most = 4 * selection.ROWS if access.by_row else selection.ROWS
     for _round in range(ROUNDS if access.by_row else 1):
-        query = history.feed(
+        query = selection.feed(
             logger.activity_cls,
             logger.transaction_cls,
             filters,
@@ -245,7 +245,7 @@ def _read(session: Any, access: Access, filters: history.Filters, place: _Place)
     kept = kept[-limit:] if place.after else kept[:limit]
     # Asked for though it may not be needed, so that every page takes as many queries.
     end = _end_of_search(session, access, filters, place)
-    is_cut = end is not None and end.position >= history.SCAN
+    is_cut = end is not None and end.position >= selection.SCAN
     # Of a record that may not be seen, nothing is said.
     is_told = is_cut and filters.keys and (kept or not access.by_row)
     found = _Reading(kept, cut_at=end.issued_at if is_told else None)
@@ -256,24 +256,24 @@ def _read(session: Any, access: Access, filters: history.Filters, place: _Place)
         return dataclasses.replace(found, further=further, looked_at=looked_at)
     if is_cut and not filters.keys:
         further = history.Cursor(end.issued_at, end.id)
-        return dataclasses.replace(found, further=further, looked_at=history.SCAN)
+        return dataclasses.replace(found, further=further, looked_at=selection.SCAN)
     return found
 
 
-def newest_transactions(session: Any, access: Access, filters: history.Filters) -> list[int]:
+def newest_transactions(session: Any, access: Access, filters: selection.Filters) -> list[int]:
     """Return the ids of the newest transactions that fit, as far as one page of the feed looks."""
     found = _read(session, access, filters, _Place(None, None))
     return [group[0].t_id for group in found.groups]
 
 
-def _end_of_search(session: Any, access: Access, filters: history.Filters, place: _Place) -> Any:
+def _end_of_search(session: Any, access: Access, filters: selection.Filters, place: _Place) -> Any:
     if not filters.is_search:
         return None
     logger = access.logger
     if filters.keys:
-        query = history.scanned_of_keys(logger.activity_cls, filters)
+        query = selection.scanned_of_keys(logger.activity_cls, filters)
     else:
-        query = history.scanned(
+        query = selection.scanned(
             logger.transaction_cls, filters, before=place.before, after=place.after
         )
     return session.execute(query).first()
@@ -286,7 +286,7 @@ def _grouped(rows: Iterable[Any]) -> list[list[Any]]:
 def _shown(
     session: Any,
     access: Access,
-    filters: history.Filters,
+    filters: selection.Filters,
     groups: Sequence[Sequence[Any]],
     most: int,
 ) -> list[list[Any]]:
@@ -298,17 +298,17 @@ def _shown(
     logger = access.logger
     for group in groups:
         found = seen.get(group[0].t_id, [])
-        if len(group) > most and len(found) <= history.ROWS:
+        if len(group) > most and len(found) <= selection.ROWS:
 
             def page(after: int | None, id_: int = group[0].t_id) -> Any:
-                return history.of_transaction(
+                return selection.of_transaction(
                     logger.activity_cls, logger.transaction_cls, id_, after=after, filters=filters
                 )
 
             more, _after = access.read_on(session, page, after=group[-1].id, limit=history.PAGE)
             seen[group[0].t_id] = [*found, *more]
     order = (seen.get(group[0].t_id, []) for group in groups)
-    return [found[: history.ROWS + 1] for found in order if found]
+    return [found[: selection.ROWS + 1] for found in order if found]
 
 
 def _beyond(place: _Place, groups: Sequence[Sequence[Any]]) -> _Place:
@@ -332,18 +332,18 @@ def _cursor(arguments: Mapping[str, str], name: str) -> history.Cursor | None:
 def known_actors(session: Any, access: Access, found: Sequence[Any]) -> list[tuple[Any, datetime]]:
     """Return those actors of whom the visitor may see something, each with its moment.
 
-    :param found: rows of :func:`audit_app.history.actors`.
+    :param found: rows of :func:`audit_app.directory.actors`.
     """
     if not access.by_row:
         return [(row, row.issued_at) for row in found]
     if not found:
         return []
     logger = access.logger
-    query = history.examples(
+    query = directory.examples(
         logger.activity_cls,
         logger.transaction_cls,
         [row.actor_id for row in found],
-        access.restrict(history.Filters()),
+        access.restrict(selection.Filters()),
     )
     newest: dict[str | None, Any] = {}
     for row in access.only(session, session.execute(query).all()):
@@ -357,13 +357,13 @@ def _resolve(
     """Find the actor that an id or a name means; several of one name are offered to choose."""
     activity, transaction = access.logger.activity_cls, access.logger.transaction_cls
     exact = session.execute(
-        history.last_of_actor(transaction, text, activity=activity, tables=access.tables)
+        directory.last_of_actor(transaction, text, activity=activity, tables=access.tables)
     ).all()
     for row, _moment in known_actors(session, access, exact):
         return pages.actor_of(row.actor_id, row.actor_label, links), ()
     wanted = text.casefold()
     everybody = session.execute(
-        history.actors(transaction, limit=1000, activity=activity, tables=access.tables)
+        directory.actors(transaction, limit=1000, activity=activity, tables=access.tables)
     )
     alike = [row for row in everybody if wanted in (row.actor_label or "").casefold()]
     same = [row for row in alike if row.actor_label.casefold() == wanted] or alike

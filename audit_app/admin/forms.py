@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo
 from wtforms import BooleanField, Form, SelectField, StringField
 from wtforms.validators import ValidationError
 
-from audit_app import history, models
 from audit_app import identity as identities
+from audit_app import models, selection
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import language
 from audit_app.errors import AuditError
@@ -187,7 +187,7 @@ class Filtering:
     :ivar until: what the parameter ``to`` means.
     """
 
-    filters: history.Filters
+    filters: selection.Filters
     zone: tzinfo
     zone_name: str
     form: Any
@@ -286,7 +286,7 @@ def filtering(
         query.pop("actor", None)
     else:
         query.pop("unknown", None)
-    filters = history.Filters(
+    filters = selection.Filters(
         actor_id=None if unknown else given["actor"] or None,
         unknown_actor=unknown,
         schema_name=schema_name,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from audit_app import history, install, summary
+from audit_app import directory, install, selection, summary
 from audit_app.admin import forms, pages
 from audit_app.admin.access import Access
 from audit_app.admin.documents import moment_text
@@ -204,7 +204,7 @@ def overview_of(
     transaction = logger.transaction_cls
     now = now or datetime.now(UTC)
 
-    def read(session: Any, tables: history.Tables | None, period: _Period) -> summary.Summary:
+    def read(session: Any, tables: selection.Tables | None, period: _Period) -> summary.Summary:
         query = summary.of_actor(
             logger.activity_cls,
             transaction,
@@ -233,7 +233,7 @@ def overview_of(
             summary.first_of_actor(activity, transaction, actor_id, tables=tables)
         )
         newest = session.execute(
-            history.last_of_actor(transaction, actor_id, activity=activity, tables=tables)
+            directory.last_of_actor(transaction, actor_id, activity=activity, tables=tables)
         ).first()
         if newest is None:
             raise RecordNotFoundError

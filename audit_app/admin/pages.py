@@ -17,7 +17,8 @@ from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import ngettext
 from audit_app.admin.links import Links
 from audit_app.admin.values import Value, stored_value
-from audit_app.history import ROWS, Cursor
+from audit_app.history import Cursor
+from audit_app.selection import ROWS
 
 # -- Time and people ---------------------------------------------------------------------------
 
@@ -446,7 +447,7 @@ def groups_of(
     orders: Any = lambda row: (),
     names: Names | None = None,
 ) -> tuple[Group, ...]:
-    """Return the transactions of :func:`audit_app.history.feed`'s flat rows."""
+    """Return the transactions of :func:`audit_app.selection.feed`'s flat rows."""
     groups = []
     for _id, members in itertools.groupby(rows, key=lambda row: row.t_id):
         found = list(members)

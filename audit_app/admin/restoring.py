@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 from wtforms import Form, StringField
 from wtforms.csrf.session import SessionCSRF
 
-from audit_app import history, identity, install, models
+from audit_app import history, identity, install, models, selection
 from audit_app.admin import differences, pages
 from audit_app.admin.access import Access
 from audit_app.admin.describing import Describer
@@ -568,7 +568,7 @@ class Restoring:
             raise missing
         after: int | None = None
         while access.is_limited:
-            query = history.of_transaction(
+            query = selection.of_transaction(
                 logger.activity_cls, logger.transaction_cls, id_, after=after, limit=_PART
             )
             rows = session.execute(query).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from audit_app import history
+from audit_app import directory, selection
 from audit_app.admin import forms, pages
 from audit_app.admin.access import Access
 from audit_app.admin.feeds import known_actors, newest_transactions
@@ -53,7 +53,7 @@ class Results:
     only_url: str = ""
     has_more: bool = False
     elsewhere: tuple[tuple[str, str], ...] = ()
-    scan: str = field(default_factory=lambda: number_text(history.SCAN))
+    scan: str = field(default_factory=lambda: number_text(selection.SCAN))
 
     @property
     def is_empty(self) -> bool:
@@ -81,7 +81,7 @@ def look_up(logger: Logger, links: Links, text: str, found: forms.Filtering) -> 
         )
         wanted = _wanted(text, names)
         keys = [key for key, _table in wanted]
-        query = history.records_of_keys(activity, transaction, keys, tables=access.tables)
+        query = directory.records_of_keys(activity, transaction, keys, tables=access.tables)
         rows = access.seen(session, session.execute(query).all())
         people = _people(session, access, text, links)
         requests = _requests(session, access, text)
@@ -95,11 +95,11 @@ def look_up(logger: Logger, links: Links, text: str, found: forms.Filtering) -> 
     urls += [request_url] if request_url else []
     return Results(
         text=text,
-        records=records[: history.NAMESAKES],
+        records=records[: directory.NAMESAKES],
         people=people,
         request_url=request_url,
         only_url=urls[0] if len(urls) == 1 else "",
-        has_more=len(records) > history.NAMESAKES,
+        has_more=len(records) > directory.NAMESAKES,
         elsewhere=(
             (_("Reasons that mention it"), links.feed(reason=text)),
             (_("Requests with this id, further back"), links.feed(request=text)),
@@ -162,8 +162,8 @@ def _people(session: Any, access: Access, text: str, links: Links) -> tuple[page
     """The actor with this id, and those whose name holds the text."""
     transaction = access.logger.transaction_cls
     only: dict[str, Any] = {"activity": access.logger.activity_cls, "tables": access.tables}
-    exact = session.execute(history.last_of_actor(transaction, text, **only)).all()
-    rows = session.execute(history.actors(transaction, limit=1000, **only)).all()
+    exact = session.execute(directory.last_of_actor(transaction, text, **only)).all()
+    rows = session.execute(directory.actors(transaction, limit=1000, **only)).all()
     wanted = text.casefold()
     alike = [row for row in rows if wanted in (row.actor_label or "").casefold()]
     people = list({row.actor_id: row for row in [*exact, *alike]}.values())[:_MOST_PEOPLE]
@@ -176,7 +176,7 @@ def _people(session: Any, access: Access, text: str, links: Links) -> tuple[page
 def _requests(session: Any, access: Access, text: str) -> list[int]:
     """The newest transactions of the request with this id; two tell that there are more."""
     if access.is_limited:
-        filters = access.restrict(history.Filters(request_id=text))
+        filters = access.restrict(selection.Filters(request_id=text))
         return newest_transactions(session, access, filters)[:2]
-    query = history.of_request(access.logger.transaction_cls, text)
+    query = directory.of_request(access.logger.transaction_cls, text)
     return [row.id for row in session.execute(query)]

@@ -14,7 +14,7 @@ from flask_admin import AdminIndexView, BaseView, expose
 from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
-from audit_app import history, models
+from audit_app import directory, history, models, selection
 from audit_app.admin import differences, documents, exports, forms, pages, theme
 from audit_app.admin.access import Access, may_export
 from audit_app.admin.comparing import Comparer
@@ -223,9 +223,9 @@ class AuditPages:
             transaction = logger.transaction_cls
             only: dict[str, Any] = {"activity": logger.activity_cls, "tables": access.tables}
             rows = session.execute(
-                history.actors(transaction, after=after, limit=limit, **only)
+                directory.actors(transaction, after=after, limit=limit, **only)
             ).all()
-            nobody = session.execute(history.last_of_actor(transaction, None, **only)).all()
+            nobody = session.execute(directory.last_of_actor(transaction, None, **only)).all()
             known = known_actors(session, access, rows[:limit])
             unknown = known_actors(session, access, [] if after else nobody)
         last = rows[limit - 1].actor_id if len(rows) > limit else None
@@ -366,9 +366,9 @@ class AuditPages:
             head = session.execute(history.transaction_by_id(logger.transaction_cls, id_)).first()
 
             def page(after: int | None) -> Any:
-                return history.of_transaction(
+                return selection.of_transaction(
                     logger.activity_cls, logger.transaction_cls, id_, after=after, limit=limit,
-                    filters=access.restrict(history.Filters()),
+                    filters=access.restrict(selection.Filters()),
                 )  # fmt: skip
 
             shown, further = access.read_on(session, page, after=after, limit=limit)
@@ -503,7 +503,7 @@ class AuditPages:
                 _("Several people are called “%(name)s”: choose one of them first.",
                   name=pages.cut(filters.actor_id or ""))
             )  # fmt: skip
-        query = history.export(logger.activity_cls, logger.transaction_cls, filters)
+        query = selection.export(logger.activity_cls, logger.transaction_cls, filters)
         return self._guarded(exports.export(logger, kind, found.query, query))
 
     def _export_record(self, kind: str, schema: str, table: str, key: str) -> Response:

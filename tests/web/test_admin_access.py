@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_admin import Admin
 
+from audit_app import selection
 from audit_app.admin import AuditView
 from tests.web.conftest import MakeSite
 from tests.web.site import Site
@@ -149,10 +150,8 @@ def test_a_database_that_does_not_answer_is_explained(make_site: MakeSite) -> No
 def test_a_search_that_takes_too_long_is_stopped(
     make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from audit_app import history
-
     site = make_site(AUDIT_STATEMENT_TIMEOUT=50)
-    monkeypatch.setattr(history, "feed", lambda *_, **__: sa.select(sa.func.pg_sleep(5)))
+    monkeypatch.setattr(selection, "feed", lambda *_, **__: sa.select(sa.func.pg_sleep(5)))
     page = site.get("/audit/", status=503)
     assert "Narrow the period" in page.words
     # Neither the host's session nor the next page suffer from it.
@@ -162,9 +161,7 @@ def test_a_search_that_takes_too_long_is_stopped(
 
 
 def test_pages_read_only(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from audit_app import history
-
-    monkeypatch.setattr(history, "feed", lambda *_, **__: sa.text("CREATE TABLE evil (id int)"))
+    monkeypatch.setattr(selection, "feed", lambda *_, **__: sa.text("CREATE TABLE evil (id int)"))
     with pytest.raises(sa.exc.InternalError, match="read-only"):
         site.get("/audit/")
 
@@ -196,12 +193,10 @@ def test_a_session_that_is_bound_to_a_connection(site: Site) -> None:
 
 
 def test_a_defect_is_not_hidden(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from audit_app import history
-
     def broken(*_: Any, **__: Any) -> Any:
         raise TypeError("a defect")
 
-    monkeypatch.setattr(history, "feed", broken)
+    monkeypatch.setattr(selection, "feed", broken)
     with pytest.raises(TypeError, match="a defect"):
         site.get("/audit/")
     app: Flask = site.app

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audit_app import history
+from audit_app import selection
 from audit_app.admin import exports
 from tests.server import Server
 from tests.web.conftest import MakeSite
@@ -285,7 +285,7 @@ def test_a_search_that_takes_too_long_is_a_page(
 ) -> None:
     site = make_site(AUDIT_EXPORT_TIMEOUT=50)
     slow = sa.select(sa.func.pg_sleep(5))
-    monkeypatch.setattr(history, "export", lambda *_, **__: slow)
+    monkeypatch.setattr(selection, "export", lambda *_, **__: slow)
     page = site.get("/audit/export.csv", status=503)
     assert "Narrow the period" in page.words
     assert [mark.get("outcome") for mark in marks(site)] == [None, "aborted"]
@@ -295,7 +295,7 @@ def test_an_export_does_not_write_what_the_visitor_reads(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        history, "export", lambda *_, **__: sa.select(sa.text("nextval('audit.activity_id_seq')"))
+        selection, "export", lambda *_, **__: sa.select(sa.text("nextval('audit.activity_id_seq')"))
     )
     with pytest.raises(sa.exc.DBAPIError, match="read-only"):
         site.client.get("/audit/export.csv")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import pytest
 import sqlalchemy as sa
 
-from audit_app import history
+from audit_app import selection
 from audit_app.admin import forms
 from tests.web.conftest import MakeSite
 from tests.web.site import Page, Site
@@ -128,7 +128,7 @@ def test_every_filter_pages_without_gaps_while_rows_arrive(site: Site, query: st
 def test_a_search_is_bounded_says_so_and_goes_on(
     site: Site, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
-    monkeypatch.setattr(history, "SCAN", 10)
+    monkeypatch.setattr(selection, "SCAN", 10)
     old = site.write("INSERT INTO article (id, title) VALUES (1, 'needle')", reason="a needle")
     site.rewrite("UPDATE audit.transaction SET request_id = 'needle'")
     site.add_transactions(*["2027-01-01 12:00+00"] * 35)
@@ -145,7 +145,7 @@ def test_a_search_is_bounded_says_so_and_goes_on(
 def test_a_record_with_very_many_changes_is_cut_and_says_so(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "SCAN", 10)
+    monkeypatch.setattr(selection, "SCAN", 10)
     ids = site.add_transactions(*["2027-01-01 12:00+00"] * 15)
     page = site.get("/audit/?record=0")
     assert found(page) == ids[:4:-1]
@@ -172,8 +172,8 @@ def test_a_lookup_by_key_walks_no_foreign_transactions(site: Site) -> None:
         )
     with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("VACUUM ANALYZE audit.transaction, audit.activity"))
-        query = history.feed(
-            site.logger.activity_cls, site.logger.transaction_cls, history.Filters(keys=("0",))
+        query = selection.feed(
+            site.logger.activity_cls, site.logger.transaction_cls, selection.Filters(keys=("0",))
         ).compile(connection, compile_kwargs={"render_postcompile": True})
         plan = "\n".join(
             connection.exec_driver_sql(
@@ -354,6 +354,6 @@ def unfiltered() -> forms.Filtering:
 
 
 def test_nothing_is_asked_for_by_default(unfiltered: forms.Filtering) -> None:
-    assert unfiltered.filters == history.Filters()
+    assert unfiltered.filters == selection.Filters()
     assert not unfiltered.filters.is_search
     assert not unfiltered.more_is_open

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from audit_app import audit_bp, history
+from audit_app import audit_bp, history, selection
 from tests.web.conftest import MakeSite
 from tests.web.site import Site
 
@@ -208,7 +208,7 @@ def test_a_long_transaction_and_a_long_story_go_on(site: Site) -> None:
 
 
 def test_a_bounded_search_goes_on_with_next(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "SCAN", 10)
+    monkeypatch.setattr(selection, "SCAN", 10)
     old = site.write("INSERT INTO slug VALUES ('needle', 'x')")
     site.add_transactions(*["2027-01-01 12:00+00"] * 25)
     document, hops = get(site, "activities.json?table=slug"), 0

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from audit_app import history
+from audit_app import directory, history, selection
 from audit_app.admin import forms
 from audit_app.errors import InvalidCursorError
 from tests.web.site import Page, Site
@@ -46,7 +46,7 @@ def test_the_order_is_that_of_time_and_then_of_writing(site: Site) -> None:
 def test_a_search_by_table_is_bounded_and_can_go_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "SCAN", 10)
+    monkeypatch.setattr(selection, "SCAN", 10)
     old = site.write("INSERT INTO slug VALUES ('needle', 'x')")
     site.add_transactions(*["2027-01-01 12:00+00"] * 35)
     page, hops = site.get("/audit/?table=slug"), 0
@@ -69,7 +69,7 @@ def test_actors_are_found_without_reading_every_transaction(site: Site) -> None:
         )
     with site.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("VACUUM ANALYZE audit.transaction"))
-        query = history.actors(site.logger.transaction_cls).compile(connection)
+        query = directory.actors(site.logger.transaction_cls).compile(connection)
         plan = "\n".join(
             connection.exec_driver_sql(
                 f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {query}", dict(query.params)

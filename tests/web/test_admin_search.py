@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 import sqlalchemy as sa
 
-from audit_app import history
+from audit_app import directory, selection
 from audit_app.admin import AuditView
 from tests.web.conftest import MakeSite
 from tests.web.site import HOSTILE, Site
@@ -110,7 +110,7 @@ def test_what_no_text_can_hold_is_not_found(full: Site, text: str) -> None:
 def test_requests_are_looked_for_as_far_as_the_page_says(
     full: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "SCAN", 1)
+    monkeypatch.setattr(selection, "SCAN", 1)
     page = full.get("/audit/search/?q=r-0")
     assert "Nothing found" in page.words
     further = page.link("Requests with this id, further back")
@@ -119,7 +119,7 @@ def test_requests_are_looked_for_as_far_as_the_page_says(
 
 
 def test_many_records_of_one_key_are_cut(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(history, "NAMESAKES", 3)
+    monkeypatch.setattr(directory, "NAMESAKES", 3)
     with site.engine.begin() as connection:
         connection.execute(
             sa.text(
