@@ -12,7 +12,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import aliased
 
 from audit_app import selection
-from audit_app.history import KEY_NAMES, LARGE, activity_columns, bare_columns, transaction_columns
+from audit_app.history import (
+    KEY_NAMES,
+    LARGE,
+    activity_columns,
+    another,
+    bare_columns,
+    transaction_columns,
+)
 from audit_app.selection import Filters, Tables, chosen, is_among, key_tables
 
 EXAMPLES: Final = 20
@@ -208,7 +215,7 @@ def records_of_keys(
     """
     keys, parts = tuple(keys), []
     for name in KEY_NAMES:
-        places, one = key_tables(activity, name, keys), aliased(activity)
+        places, one = key_tables(activity, name, keys), another(activity)
         # Namesakes in two schemas share an entry of the index: enough of it is read to see both.
         found = (
             sa.select(one.id, one.schema_name)

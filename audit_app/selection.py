@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import aliased
 
 from audit_app import models
 from audit_app.history import (
@@ -23,6 +22,7 @@ from audit_app.history import (
     PAGE,
     Cursor,
     activity_columns,
+    another,
     as_jsonb,
     bare_columns,
     transaction_columns,
@@ -31,7 +31,7 @@ from audit_app.history import (
 ROWS: Final = 8
 """Changes of one transaction that the feed shows."""
 
-SCAN: Final = 20_000
+SCAN: Final = 10_000
 """Transactions that one page of a feed filtered by table or verb looks at, at the most.
 
 No index leads from a table to its transactions; this bounds the search, and the next page goes on
@@ -276,7 +276,7 @@ def _of_keys(activity: Any, filters: Filters, most: int | None) -> sa.Select[Any
     """
     parts = []
     for name in KEY_NAMES:
-        places, found = key_tables(activity, name, filters.keys), aliased(activity)
+        places, found = key_tables(activity, name, filters.keys), another(activity)
         newest = (
             sa.select(found.id, found.transaction_id, found.issued_at)
             .where(getattr(found, name) == places.c.key, found.table_name == places.c.table_name)
@@ -305,7 +305,7 @@ def key_tables(activity: Any, name: str, keys: Iterable[str]) -> Any:
         .table_valued(sa.column("key", sa.Text), name=f"{name}_wanted")
         .render_derived()
     )
-    first, other = aliased(activity), aliased(activity)
+    first, other = another(activity), another(activity)
     probe = (
         sa.select(sa.func.min(first.table_name))
         .where(getattr(first, name) == wanted.c.key)

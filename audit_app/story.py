@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import aliased
 
 from audit_app import history, identity
 from audit_app.follow import Related
@@ -206,7 +205,7 @@ def mentions(
     ids = sorted(set(transactions))
     if ids:
         given = sa.values(sa.column("id", sa.BigInteger), name="given").data([(i,) for i in ids])
-        found = aliased(activity)
+        found = history.another(activity)
         together = (
             _looked(found)
             .where(found.transaction_id == given.c.id)
@@ -321,7 +320,7 @@ def _related_ids(
         f"key_{number}", recursive=True
     )
     # The keys that these records had before and got later; whose activities count is told below.
-    came, went = aliased(activity), aliased(activity)
+    came, went = history.another(activity), history.another(activity)
     other = sa.union_all(
         sa.select(came.object_key.label("key")).where(
             came.new_object_key == keys.c.key, history.is_of_place(came, place)
@@ -333,7 +332,7 @@ def _related_ids(
         ),
     ).lateral(f"other_{number}")
     keys = keys.union(sa.select(other.c.key).select_from(keys.join(other, sa.true())))
-    found = aliased(activity)
+    found = history.another(activity)
     ids = (
         sa.select(found.id)
         .where(found.object_key == keys.c.key, _names_record(found, followed, number))
@@ -358,7 +357,7 @@ def _truncation_ids(
     until: int | None,
 ) -> sa.Select[Any]:
     """Ids of the truncations of one relationship's table while the record held its values."""
-    found = aliased(activity)
+    found = history.another(activity)
     query = (
         sa.select(found.id, sa.literal(number, sa.Integer))
         .where(

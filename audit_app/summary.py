@@ -184,7 +184,7 @@ def first_of_actor(
 ) -> sa.Select[Any]:
     """Return the query for the moment of an actor's oldest transaction: ``issued_at``.
 
-    :param tables: the oldest that changed one of these, among :data:`audit_app.history.SCAN`
+    :param tables: the oldest that changed one of these, among :data:`audit_app.selection.SCAN`
         transactions; no row if none of them did.
     """
     oldest = (

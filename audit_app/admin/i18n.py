@@ -82,6 +82,16 @@ def gettext(message: str, **variables: Any) -> str:
     return _filled(_catalogue(language()).gettext(message), variables)
 
 
+def translator() -> Callable[..., str]:
+    """Return :func:`gettext` for one page: a template asks for thousands of messages."""
+    translate = _catalogue(language()).gettext
+
+    def translated(message: str, **variables: Any) -> str:
+        return _filled(translate(message), variables)
+
+    return translated
+
+
 def ngettext(singular: str, plural: str, num: int, **variables: Any) -> str:
     """Return the form of the message that fits ``num``, which is also a variable of it."""
     text = _catalogue(language()).ngettext(singular, plural, num)

@@ -53,12 +53,21 @@ class Links:
         self.endpoint = endpoint
         self.zone = zone
         self.answer = answer
-        self._activity = ""
+        # A page has hundreds of addresses, most of them several times, and building one takes
+        # longer than reading its row.
+        self._built: dict[tuple[Any, ...], str] = {}
 
     def _url(self, page: str, **values: Any) -> str:
-        values = {"tz": self.zone or None, "format": self.answer, **values}
-        given = {name: value for name, value in values.items() if value is not None}
-        return url_for(f"{self.endpoint}.{page}", **given)
+        call = (page, *values.items())
+        if call not in self._built:
+            values = {"tz": self.zone or None, "format": self.answer, **values}
+            given = {name: value for name, value in values.items() if value is not None}
+            self._built[call] = url_for(f"{self.endpoint}.{page}", **given)
+        return self._built[call]
+
+    def _numbered(self, page: str, name: str, id_: int, values: Mapping[str, Any]) -> str:
+        """Address with an id in its path: the one of another id, with this one in its place."""
+        return self._url(page, **{name: _ANY}, **values).replace(_ANY, str(id_), 1)
 
     def feed(self, query: Mapping[str, str] | None = None, **values: Any) -> str:
         """Address of the feed, with the filters of ``query``."""
@@ -97,32 +106,27 @@ class Links:
 
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
-        if values:
-            return self._url("activity", activity_id=id_, **values)
-        # A page has hundreds of these, and building one takes longer than reading its row.
-        if not self._activity:
-            self._activity = self._url("activity", activity_id=_ANY)
-        return self._activity.replace(_ANY, str(id_))
+        return self._numbered("activity", "activity_id", id_, values)
 
     def version(self, id_: int, **values: Any) -> str:
         """Address of the whole row as it was after one change."""
-        return self._url("version", activity_id=id_, **values)
+        return self._numbered("version", "activity_id", id_, values)
 
     def transaction(self, id_: int, **values: Any) -> str:
         """Address of everything that one transaction changed."""
-        return self._url("transaction", transaction_id=id_, **values)
+        return self._numbered("transaction", "transaction_id", id_, values)
 
     def restore(self, id_: int, **values: Any) -> str:
         """Address of the preview of a record as it was after one change."""
-        return self._url("restore", activity_id=id_, **values)
+        return self._numbered("restore", "activity_id", id_, values)
 
     def undelete(self, id_: int, **values: Any) -> str:
         """Address of the preview of what one deletion took away."""
-        return self._url("undelete", activity_id=id_, **values)
+        return self._numbered("undelete", "activity_id", id_, values)
 
     def undo(self, id_: int, **values: Any) -> str:
         """Address of the preview of the way back from one transaction."""
-        return self._url("undo", transaction_id=id_, **values)
+        return self._numbered("undo", "transaction_id", id_, values)
 
     def actors(self, **values: Any) -> str:
         """Address of the page of who was active."""

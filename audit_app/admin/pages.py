@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Any, Protocol
 
 from audit_app import diff, models
 from audit_app.admin.forms import Filtering, period_labels, verb_labels
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import ngettext
+from audit_app.admin.i18n import language, ngettext
 from audit_app.admin.links import Links
 from audit_app.admin.values import Value, stored_value
 from audit_app.history import Cursor
@@ -41,23 +42,28 @@ class Moment:
 def moment_of(value: datetime, zone: tzinfo) -> Moment:
     """Return how a moment is written in ``zone``."""
     local = value.astimezone(zone)
-    offset = local.strftime("%z")
+    day, time, offset = date_text(local), local.strftime("%H:%M:%S"), local.strftime("%z")
     return Moment(
         iso=local.isoformat(timespec="microseconds"),
-        time=local.strftime("%H:%M:%S"),
-        date=date_text(local),
-        full=f"{date_text(local)}, {local.strftime('%H:%M:%S')} {offset[:3]}:{offset[3:5]}",
+        time=time,
+        date=day,
+        full=f"{day}, {time} {offset[:3]}:{offset[3:5]}",
     )
 
 
 def date_text(day: datetime) -> str:
     """Return a date as text: ``24 November 2026``."""
+    return _date_text(language(), day.year, day.month, day.day)
+
+
+@lru_cache(maxsize=1000)  # a page names the same few days again and again
+def _date_text(_language: str, year: int, month: int, day: int) -> str:
     months = (
         _("January"), _("February"), _("March"), _("April"), _("May"), _("June"), _("July"),
         _("August"), _("September"), _("October"), _("November"), _("December"),
     )  # fmt: skip
     # Translators set the order, and what stands between.
-    return _("%(day)s %(month)s %(year)s", day=day.day, month=months[day.month - 1], year=day.year)
+    return _("%(day)s %(month)s %(year)s", day=day, month=months[month - 1], year=year)
 
 
 def day_heading(day: datetime, now: datetime) -> str:

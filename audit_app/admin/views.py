@@ -21,7 +21,7 @@ from audit_app.admin.comparing import Comparer
 from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import host_gettext, language, number_text
+from audit_app.admin.i18n import host_gettext, language, number_text, translator
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.overview import overview_of
 from audit_app.admin.problems import Problem, problem_of
@@ -160,7 +160,7 @@ class AuditPages:
             audit_language=language(),
             audit_logo=theme.logo(),
             audit_nonce=_nonce(),
-            t=_,
+            t=translator(),
             **values,
         )
         return self._guarded(make_response(html, status))
