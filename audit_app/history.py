@@ -156,7 +156,7 @@ def record_versions(
     own = sa.select(found.id).where(
         found.id.in_(ids),
         is_of_place(found, place),
-        sa.exists().where(_within(found, spans)).correlate(found),
+        sa.exists().where(_within(found, spans)).correlate(found.id.table),
     )
     return (
         sa.select(*activity_columns(activity, transaction, large=large))
