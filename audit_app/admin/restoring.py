@@ -667,7 +667,7 @@ def _decidable(plan: Plan) -> Plan:
 
     :raises PlanError: if it has more conflicts than a page is for.
     """
-    num = len(plan.conflicts)
+    num = sum(not conflict.is_preset for conflict in plan.conflicts)
     if num > MOST_CONFLICTS:
         raise PlanError(
             _("This meets %(num)s conflicts, which is more than a page is for: take back less at "
@@ -995,6 +995,8 @@ class _Printer:
         by_field: dict[str, list[Question]] = {}
         rest = []
         for conflict in planned.conflicts:
+            if conflict.is_preset:  # the field's checkbox decides it
+                continue
             question = self._question(conflict, verb)
             if len(conflict.fields) == 1 and conflict.fields[0] in names:
                 by_field.setdefault(conflict.fields[0], []).append(question)

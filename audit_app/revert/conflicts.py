@@ -39,10 +39,12 @@ class Found:
         skips: Literal["record", "fields", "nothing"] = "record",
         *,
         sets_null: bool = False,
+        preset: Choice | None = None,
     ) -> None:
         conflict = Conflict(
-            "", kind, subject, record, tuple(fields), message, choices, skips, sets_null
-        )
+            "", kind, subject, record, tuple(fields), message, choices, skips, sets_null,
+            preset, preset is not None,
+        )  # fmt: skip
         about = (kind, subject, str(record), conflict.fields, message)
         self.conflicts.setdefault(about, conflict)
 
@@ -218,6 +220,12 @@ def _update(  # noqa: PLR0917 - what a conflict, or a record, consists of
             found.add(
                 "changed_since", subject, record, (name,),
                 f"{name} has changed since, and is {_short(live.get(name))} now", _BOTH, "fields",
+            )  # fmt: skip
+        elif name in thread.later:
+            found.add(
+                "changed_since", subject, record, (name,),
+                f"{name} was changed later, last {thread.later[name]}", _BOTH, "fields",
+                preset="force",
             )  # fmt: skip
     wish = Wish(subject, shape, live, goal.row)
     return wish if wish.changes else None

@@ -184,6 +184,7 @@ class _Reader:
             skips=self.one_of(found["skips"], "extent", ("record", "fields", "nothing")),
             sets_null=self.one_of(found["sets_null"], "yes or no", (True, False)),
             resolution=self.one_of(found["resolution"], "resolution", (None, *choices)),
+            is_preset=self.one_of(found["is_preset"], "yes or no", (True, False)),
         )
 
     def _shown(self, item: object) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +28,9 @@ from audit_app.revert.story import Event, Story, Table, Thread, keys_of, tell
 if TYPE_CHECKING:
     from audit_app.ddl import AuditedTable
     from audit_app.formerly import Place
+
+_LATER: Final = 1_000
+"""Later changes of a record that are asked for who made them, at the most, the newest."""
 
 LIMIT: Final = 10_000
 """Changes that one plan goes back on, and that are looked at after them, at the most."""
@@ -74,6 +77,8 @@ class Maker:
                 self.found.add("unknown", None, record, (), str(error), ("skip",), "nothing")
                 return self._plan(f"Restore {record}", {"activities": []}, [], [])
             thread = self._thread_to(audited, identity, newest, row, fields)
+            if thread.goals:
+                thread.later = self._later(audited, key, id_, {*thread.goals})
             title = f"Restore {audited.schema}.{audited.name} {key} as it was {_when(version)}"
             guards = self._guards(newest, [thread])
             return self._plan(title, {"activities": [id_]}, [thread], guards)
@@ -284,6 +289,37 @@ class Maker:
                 f"What the trail does not hold stays as it is: {', '.join(kept)}."
             )
         return thread
+
+    def _later(
+        self, audited: AuditedTable, key: str, version: int, fields: Collection[str]
+    ) -> dict[str, str]:
+        """Return who changed each of these fields last after a version, and by which change."""
+        activity = self.activity
+        ids = (
+            history.of_record(
+                activity, audited.schema, audited.name, key, formerly=audited.formerly
+            )
+            .where(activity.id > version)
+            .with_only_columns(activity.id)
+            .limit(_LATER)
+        )
+        newest = [*self.connection.scalars(ids)]
+        last: dict[str, int] = {}
+        for event in self._events(activity.id.in_(newest), order_by=activity.id.desc()):
+            for name in (event.changed or {}).keys() & fields:
+                last.setdefault(name, event.id)
+        actors = self._actors_of(last.values())
+        return {name: f"by {actors[id_]} in the change {id_}" for name, id_ in last.items()}
+
+    def _actors_of(self, ids: Iterable[int]) -> dict[int, str]:
+        activity, transaction = self.activity, self.transaction
+        query = (
+            sa.select(activity.id, transaction.actor_label, transaction.actor_id)
+            .outerjoin(transaction, transaction.id == activity.transaction_id)
+            .where(activity.id.in_([*ids]))
+        )
+        rows = self.connection.execute(query)
+        return {id_: label or actor or "somebody unknown" for id_, label, actor in rows}
 
     def _deletion(self, audited: AuditedTable, key: str) -> Event:
         """Return the delete of a record; or its last change, if a truncation took it."""

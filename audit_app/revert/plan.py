@@ -96,6 +96,7 @@ class Conflict:
         plan could have done.
     :ivar sets_null: whether ``force`` writes NULL into the fields.
     :ivar resolution: what was chosen.
+    :ivar is_preset: whether the plan's own aim has chosen it, and somebody may choose otherwise.
     """
 
     id: str
@@ -108,6 +109,12 @@ class Conflict:
     skips: Literal["record", "fields", "nothing"] = "record"
     sets_null: bool = False
     resolution: Choice | None = None
+    is_preset: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody may decide it still."""
+        return self.resolution is None or self.is_preset
 
 
 @dataclass(frozen=True)
@@ -222,6 +229,9 @@ class Plan:
             lines += ["", "Conflicts:"]
         for conflict in self.conflicts:
             chosen = conflict.resolution or f"choose {' or '.join(conflict.choices)}"
+            if conflict.is_preset:
+                others = [choice for choice in conflict.choices if choice != conflict.resolution]
+                chosen = f"{chosen}, unless you choose {' or '.join(others)}"
             lines.append(f"  {conflict.id} {conflict.record}: {conflict.message} [{chosen}]")
         if self.notes:
             lines += ["", *(f"Note: {note}" for note in self.notes)]
@@ -245,12 +255,13 @@ class Plan:
                 f"The conflict {conflict_id} cannot be resolved with {choice!r}: use "
                 f"{' or '.join(conflict.choices)}."
             )
-        if conflict.resolution is not None and conflict.resolution != choice:
+        if not conflict.is_open and conflict.resolution != choice:
             raise PlanError(
                 f"The conflict {conflict_id} is resolved with {conflict.resolution!r} already: "
                 "start from the plan as it was made."
             )
-        decided = replace(conflict, resolution=CHOICES[CHOICES.index(choice)])
+        chosen = CHOICES[CHOICES.index(choice)]
+        decided = replace(conflict, resolution=chosen, is_preset=False)
         plan = replace(
             self,
             conflicts=tuple(decided if item is conflict else item for item in self.conflicts),
@@ -305,8 +316,8 @@ class Plan:
             self,
             steps=tuple(step for step in self.steps if step.id not in gone),
             conflicts=tuple(
-                replace(item, resolution="skip")
-                if item.subject in subjects and item.resolution is None
+                replace(item, resolution="skip", is_preset=False)
+                if item.subject in subjects and item.is_open
                 else item
                 for item in self.conflicts
             ),

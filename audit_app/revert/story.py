@@ -46,6 +46,7 @@ class Thread:
     :ivar ended_by: who took it away: ``own`` or ``other``, or a ``truncate`` among the own, which
         cannot be undone; empty while it is there.
     :ivar keys: every key that it has had since.
+    :ivar later: who changed a field last, and by which change, where a version is gone back to.
     """
 
     table: Table
@@ -59,6 +60,7 @@ class Thread:
     ended_by: str = ""
     keys: dict[str, None] = field(default_factory=dict)
     newest: int = 0
+    later: dict[str, str] = field(default_factory=dict)
 
     @property
     def then(self) -> Row | None:

@@ -467,6 +467,37 @@ def test_changed_since(library: Library) -> None:
     assert library.rows("SELECT title FROM article WHERE id = 1") == [("one",)]
 
 
+def test_a_restore_names_what_came_later(library: Library) -> None:
+    version = library.trail.value(
+        "SELECT max(id) FROM audit.activity WHERE table_name = 'article' AND object_id = '1'"
+    )
+    with library.logger.context(actor_id=7, actor_label="Noor"):
+        library.run("UPDATE article SET title = 'x', price = 3 WHERE id = 1")
+    with library.logger.context(actor_id=8, actor_label="Ben"):
+        library.run("UPDATE article SET title = 'y' WHERE id = 1")
+    last = library.activity()
+    plan = library.restore(library.article, 1, version)
+    assert [(c.kind, c.fields, c.resolution, c.is_preset) for c in plan.conflicts] == [
+        ("changed_since", ("price",), "force", True),
+        ("changed_since", ("title",), "force", True),
+    ]
+    assert f"title was changed later, last by Ben in the change {last}" in str(plan)
+    assert f"price was changed later, last by Noor in the change {last - 1}" in str(plan)
+    assert "[force, unless you choose skip]" in str(plan)
+    assert not plan.unresolved
+    kept = plan.resolve("c2", "skip")
+    assert kept.conflicts[1].resolution == "skip"
+    with pytest.raises(PlanError, match="resolved with 'skip' already"):
+        kept.resolve("c2", "force")
+    again = library.logger.plan_from_json(kept.to_json())
+    assert again == kept
+    library.apply(again)
+    assert library.rows("SELECT title, price::text FROM article WHERE id = 1") == [("y", "1.50")]
+    # Nobody came after the newest version: what differs then was changed behind the trail's back.
+    library.apply(library.restore(library.article, 1, version))
+    assert library.rows("SELECT title FROM article WHERE id = 1") == [("one",)]
+
+
 def test_changed_behind_the_trail(library: Library) -> None:
     id_ = library.run("UPDATE article SET title = 'x' WHERE id = 1")
     with orm.Session(library.trail.engine) as session:
@@ -651,6 +682,28 @@ def test_masked_columns(trail: Trail) -> None:
         assert [(c.kind, c.fields, c.choices) for c in plan.conflicts] == [
             ("masked", ("pin", "code"), ("skip",))
         ]
+
+
+def test_a_value_that_was_too_large_for_the_trail(library: Library) -> None:
+    library.run(
+        "DELETE FROM attic.box", "DELETE FROM article_tag", "DELETE FROM article WHERE id = 2"
+    )
+    # What the trail holds of a value that jsonb cannot: a real one takes 300 MB, and its own test.
+    mark = '{"$audit": "too large", "bytes": 300000000, "sha256": "00", "beginning": "tw"}'
+    library.trail.run("ALTER TABLE audit.activity DISABLE TRIGGER append_only")
+    library.run(
+        f"UPDATE audit.activity SET old_data = jsonb_set(old_data, '{{title}}', '{mark}')"
+        " WHERE verb = 'delete' AND table_name = 'article' AND object_id = '2'"
+    )
+    plan = library.undelete(library.article, 2)
+    assert [(c.kind, c.fields, c.choices) for c in plan.conflicts] == [
+        ("too_large", ("title",), ("skip", "force"))
+    ]
+    assert "holds only its beginning" in plan.conflicts[0].message
+    library.apply(plan.resolve("c1", "force"))
+    assert library.rows("SELECT title, price::text FROM article WHERE id = 2") == [
+        ("untitled", "2.00")
+    ]
 
 
 def test_a_truncation_cannot_be_undone(library: Library) -> None:
