@@ -27,13 +27,15 @@ def database_url(server: servers.Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def trail_template(server: servers.Server) -> Iterator[str]:
+def trail_template(server: servers.Server) -> str:
     """The name of a database to clone, in which the trail is installed and nothing else."""
-    with server.database() as url:
+
+    def prepare(url: str) -> None:
         engine = sa.create_engine(url)
         install(engine)
         engine.dispose()
-        yield sa.make_url(url).database or ""
+
+    return server.template(install, prepare)
 
 
 @pytest.fixture

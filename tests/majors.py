@@ -32,6 +32,7 @@ from xml.etree import ElementTree
 
 from demo.errors import ServerError
 from demo.programs import Account, account_for
+from tests import server as servers
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache" / "postgres"
@@ -164,7 +165,7 @@ def running(major: int) -> Iterator[tuple[str, str]]:
     :raises ServerError: if there is no such server, or it does not start.
     """
     programs = find(major)
-    with tempfile.TemporaryDirectory(prefix=f"audit-pg{major}-", dir=_short_place()) as name:
+    with tempfile.TemporaryDirectory(prefix=f"audit-pg{major}-", dir=servers.place()) as name:
         directory = Path(name)
         data = directory / "data"
         account = account_for(data)
@@ -276,12 +277,6 @@ def _run(program: Path, arguments: Sequence[str], account: Account) -> str:
     if code:
         raise ServerError(f"{program.name} failed: {text.strip()}")
     return text
-
-
-def _short_place() -> str:
-    """A directory whose path leaves room for a socket's name."""
-    place = tempfile.gettempdir()
-    return place if len(place) < 60 else "/tmp"
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from demo import commands, server
 from demo.errors import AddressError, ServerError
+from tests import server as servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def _own_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def place() -> Iterator[Path]:
     """A directory of our own: pytest closes those under its tmp_path to other accounts again,
     whenever another run starts."""
-    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=servers.place()) as name:
         yield Path(name)
 
 

@@ -19,6 +19,7 @@ from audit_app import history
 from audit_app.install import install_trail
 from demo.errors import ServerError
 from demo.programs import Account, run
+from tests import server as servers
 from tests.server import Server
 from tests.trail import Trail
 
@@ -35,13 +36,15 @@ _TIMEOUT = 60  # seconds
 @pytest.fixture(scope="module")
 def younger() -> Iterator[Server]:
     """A second cluster, just made: its transaction ids are low."""
-    directory = Path(tempfile.mkdtemp(prefix="audit-younger-"))
+    directory = Path(tempfile.mkdtemp(prefix="audit-younger-", dir=servers.place()))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AUDIT_DATABASE_URL", raising=False)  # of the server under test
         url = sa.make_url(demo.server.start(directory, _SETTINGS))
+    server = Server(url, "younger")
     try:
-        yield Server(url, "younger")
+        yield server
     finally:
+        server.close()
         demo.server.stop(directory)
         demo.server.delete(directory)
         shutil.rmtree(directory, ignore_errors=True)
