@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import CodeType
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
+from jinja2.bccache import Bucket, BytecodeCache
 
 from audit_app import AuditLogger
 from tests import server as servers
 from tests.trail import Trail, install
+
+
+class CompiledTemplates(BytecodeCache):
+    """Jinja's templates, compiled once for all applications of the process."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[object, ...], CodeType] = {}
+
+    @staticmethod
+    def _key(bucket: Bucket) -> tuple[object, ...]:
+        return (bucket.key, bucket.checksum, *sorted(bucket.environment.extensions))
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._code.get(self._key(bucket))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        assert bucket.code is not None
+        self._code[self._key(bucket)] = bucket.code
+
+
+# Compiling the templates of a page takes ten times as long as showing it.
+Flask.jinja_options = {"bytecode_cache": CompiledTemplates()}
 
 
 @pytest.fixture(scope="session")
