@@ -34,13 +34,11 @@ class Catalogue:
     """
 
     def __init__(self, make_site: Callable[..., Site], **options: Any) -> None:
-        self.site = site = make_site(create=False, **options)
-        self.Maker, self.Secret, self.Product = _models(site.db)
+        self.site = site = make_site(extend=_models, **options)
+        self.Maker, self.Secret, self.Product = site.extra
         site.logger.labels = labels.parse(
             {"product": {"": "Product", "title": "Headline", "maker_id": "Made by"}}
         )
-        with site.app.app_context():
-            site.db.create_all()
         site.write("INSERT INTO maker VALUES (1, 'Ada Works', 'hidden'), (2, 'Böhm & Co', 'x')")
         site.write("INSERT INTO secret VALUES (1, 'untold name'), (2, 'another')")
         site.write("INSERT INTO product (id, title) VALUES (1, 'A product')")

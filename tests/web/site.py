@@ -21,6 +21,7 @@ HOSTILE = "<script>alert('it')</script>"
 class Site:
     """An application on a database of its own, with a few tracked tables.
 
+    :ivar url: of the database.
     :ivar extra: what ``extend`` returned: it may make further models.
     :ivar statements: the SQL that was sent since :meth:`watch`.
     """
@@ -43,6 +44,7 @@ class Site:
         class Base(DeclarativeBase):
             pass
 
+        self.url = url
         self.db = SQLAlchemy(model_class=Base)
         self.logger = AuditLogger(can_view=can_view, **own)
         self.logger.init(self.db.Model)

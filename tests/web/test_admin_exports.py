@@ -334,19 +334,17 @@ def test_an_export_is_recorded_with_who_and_what(make_site: MakeSite) -> None:
     assert detail.heading == "↧Exported"
 
 
-def test_without_a_record_there_is_no_export(
-    make_site: MakeSite, server: Server, trail_url: str
-) -> None:
+def test_without_a_record_there_is_no_export(make_site: MakeSite, server: Server) -> None:
     role = f"audit_test_{server.name}_reader"
     server.execute(f'DROP ROLE IF EXISTS "{role}"')
     server.execute(f"CREATE ROLE \"{role}\" LOGIN PASSWORD 'secret'")
-    owner = make_site(trail_url)
+    owner = make_site()
     owner.write("INSERT INTO article (id, title) VALUES (1, 'secret')")
     owner.write(
         f'GRANT USAGE ON SCHEMA audit TO "{role}"',
         f'GRANT SELECT ON ALL TABLES IN SCHEMA audit TO "{role}"',
     )
-    url = sa.make_url(trail_url).set(username=role, password="secret")
+    url = sa.make_url(owner.url).set(username=role, password="secret")
     site = make_site(url.render_as_string(hide_password=False), create=False)
     assert "secret" in site.get("/audit/").words
     for kind in exports.KINDS:

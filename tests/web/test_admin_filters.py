@@ -82,19 +82,15 @@ def test_a_record_is_followed_to_the_key_it_was_given(told: Site) -> None:
     assert found(told.get("/audit/?record=renamed")) == [7]
 
 
-def test_a_former_name_of_a_field_counts_where_the_table_is_chosen(trail_url: str) -> None:
-    site = Site(trail_url)
-    try:
-        site.Article.__versioned__ = {"formerly": {"columns": {"title": ["headline"]}}}
-        site.write("ALTER TABLE article RENAME COLUMN title TO headline")
-        first = site.write("INSERT INTO article (id, headline) VALUES (1, 'One')")
-        site.write("ALTER TABLE article RENAME COLUMN headline TO title")
-        site.logger._forget_places()
-        last = site.write("UPDATE article SET title = 'Two'")
-        assert found(site.get("/audit/?table=article&field=title")) == [last, first]
-        assert found(site.get("/audit/?table=article&field=title&value=One")) == [last, first]
-    finally:
-        site.close()
+def test_a_former_name_of_a_field_counts_where_the_table_is_chosen(site: Site) -> None:
+    site.Article.__versioned__ = {"formerly": {"columns": {"title": ["headline"]}}}
+    site.write("ALTER TABLE article RENAME COLUMN title TO headline")
+    first = site.write("INSERT INTO article (id, headline) VALUES (1, 'One')")
+    site.write("ALTER TABLE article RENAME COLUMN headline TO title")
+    site.logger._forget_places()
+    last = site.write("UPDATE article SET title = 'Two'")
+    assert found(site.get("/audit/?table=article&field=title")) == [last, first]
+    assert found(site.get("/audit/?table=article&field=title&value=One")) == [last, first]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,26 +10,24 @@ from tests.web.site import Site
 
 
 @pytest.fixture
-def renamed(trail_url: str) -> Iterator[Site]:
+def renamed(site: Site) -> Site:
     """``article`` is called that since its last change; before it was ``post`` with a headline."""
-    made = Site(trail_url)
-    made.Article.__versioned__ = {
+    site.Article.__versioned__ = {
         "formerly": {"table": ["post"], "columns": {"title": ["headline"]}}
     }
-    made.write(
+    site.write(
         "ALTER TABLE article RENAME COLUMN title TO headline",
         "ALTER TABLE article RENAME TO post",
     )
-    made.write("INSERT INTO post (id, headline, body) VALUES (1, 'One', 'text')")
-    made.write("UPDATE post SET headline = 'Two'", actor="7")
-    made.write(
+    site.write("INSERT INTO post (id, headline, body) VALUES (1, 'One', 'text')")
+    site.write("UPDATE post SET headline = 'Two'", actor="7")
+    site.write(
         "ALTER TABLE post RENAME TO article",
         "ALTER TABLE article RENAME COLUMN headline TO title",
     )
-    made.write("UPDATE article SET title = 'Three'")
-    made.logger._forget_places()
-    yield made
-    made.close()
+    site.write("UPDATE article SET title = 'Three'")
+    site.logger._forget_places()
+    return site
 
 
 def test_the_timeline_is_one_story_under_the_present_names(renamed: Site) -> None:

@@ -58,17 +58,16 @@ def test_the_blueprint_alone_serves_the_pages(site: Site) -> None:
     assert_all_pages(site, "/audit/")
 
 
-def test_the_blueprint_may_come_before_the_logger(trail_url: str) -> None:
-    site = Site(trail_url, mount=None)
+def test_the_blueprint_may_come_before_the_logger(make_site: MakeSite) -> None:
+    site = make_site(mount=None)
     app = Flask("early")
-    app.config.update(SQLALCHEMY_DATABASE_URI=trail_url, SECRET_KEY="test", TESTING=True)
+    app.config.update(SQLALCHEMY_DATABASE_URI=site.url, SECRET_KEY="test", TESTING=True)
     app.register_blueprint(audit_bp)
     site.db.init_app(app)
     site.logger.init_app(app)
     assert app.test_client().get("/audit/").status_code == 200
     with app.app_context():
         site.db.engine.dispose()
-    site.close()
 
 
 @pytest.mark.parametrize("prefix", ["/ops/history", "/ops/history/"])
@@ -307,7 +306,7 @@ def test_every_state_of_flask_babel(
 
 @pytest.mark.parametrize("level", ["AUTOCOMMIT", "SERIALIZABLE"])
 def test_an_engine_with_another_isolation(make_site: MakeSite, level: str) -> None:
-    site = make_site(SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": level})
+    site = make_site(create=True, SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": level})
     ids = fill(site)
     for path in (*EVERY_PAGE, "tables/"):
         site.get("/audit/" + path.format(**ids))

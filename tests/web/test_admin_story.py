@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from audit_app import story
 from tests.web import shop as shops
+from tests.web.conftest import MakeSite
 from tests.web.site import Node, Page, Site
 
 ORDER = "/audit/records/public/order/1"
 
 
 @pytest.fixture
-def shop(trail_url: str) -> Iterator[Site]:
+def shop(make_site: MakeSite) -> Site:
     """An order of a customer with two lines, and another order."""
-    made = Site(trail_url, extend=shops.models)
+    made = make_site(extend=shops.models)
     made.write(
         "INSERT INTO customer VALUES (7, 'C7', 'Ada'), (8, 'C8', 'Noor')",
         "INSERT INTO tag VALUES (1, 'urgent'), (2, 'gift')",
@@ -29,8 +28,7 @@ def shop(trail_url: str) -> Iterator[Site]:
         "INSERT INTO \"order\" VALUES (2, 'north', 200, 'second', 'C8')",
         "INSERT INTO line VALUES (21, 2, 'paper')",
     )
-    yield made
-    made.close()
+    return made
 
 
 def chapters(page: Page) -> list[list[str]]:
@@ -299,13 +297,13 @@ def test_former_names_of_a_followed_table(shop: Site) -> None:
     assert "order_no" not in page.words
 
 
-def test_the_other_driver_reads_the_same_story(shop: Site, trail_url: str) -> None:
+def test_the_other_driver_reads_the_same_story(shop: Site, make_site: MakeSite) -> None:
     shop.write("INSERT INTO parcel VALUES ('a', 'b', 'north', 100)", "DELETE FROM line")
-    other = Site(trail_url.replace("+psycopg2", "+psycopg"), extend=shops.models, create=False)
+    url = shop.url.replace("+psycopg2", "+psycopg")
+    other = make_site(url, extend=shops.models, create=False)
     page = other.get(ORDER)
     assert chapters(page) == chapters(shop.get(ORDER))
     assert not page.all("p", "au-notice")
     assert "Created parcel a, b" in entries(page)
     other.get(f"{ORDER}?field=note")
     other.get(f"{ORDER}?at=2999-01-01")
-    other.close()

@@ -147,20 +147,18 @@ class TestFields:
         assert "10" not in [n.text for n in history.all("ins")]
         assert history.heading == "article 1: title"
 
-    def test_former_names_belong_to_it(self, trail_url: str) -> None:
-        made = Site(trail_url)
-        made.Article.__versioned__ = {"formerly": {"columns": {"title": ["headline"]}}}
-        made.write("ALTER TABLE article RENAME COLUMN title TO headline")
-        made.write("INSERT INTO article (id, headline) VALUES (1, 'One')")
-        made.write("UPDATE article SET headline = 'Two'")
-        made.write("ALTER TABLE article RENAME COLUMN headline TO title")
-        made.write("UPDATE article SET title = 'Three'")
+    def test_former_names_belong_to_it(self, site: Site) -> None:
+        site.Article.__versioned__ = {"formerly": {"columns": {"title": ["headline"]}}}
+        site.write("ALTER TABLE article RENAME COLUMN title TO headline")
+        site.write("INSERT INTO article (id, headline) VALUES (1, 'One')")
+        site.write("UPDATE article SET headline = 'Two'")
+        site.write("ALTER TABLE article RENAME COLUMN headline TO title")
+        site.write("UPDATE article SET title = 'Three'")
         for name in ("title", "headline"):
-            page = made.get(f"{RECORD}?field={name}")
+            page = site.get(f"{RECORD}?field={name}")
             assert page.heading == "article 1: title"
             assert "formerly headline" in page.words
             assert [n.text for n in page.all("ins")] == ["Three", "Two", "One"]
-        made.close()
 
     def test_pages_by_key(self, article: Site) -> None:
         for number in range(60):
