@@ -24,18 +24,10 @@ from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import host_gettext, language, number_text, translator
 from audit_app.admin.links import ASSETS, Links, asset_digest
 from audit_app.admin.overview import overview_of
+from audit_app.admin.plan_words import Kind
 from audit_app.admin.problems import Problem, problem_of
 from audit_app.admin.reading import Logger, column_order, current_logger, reading
-from audit_app.admin.restoring import (
-    Kind,
-    Restoring,
-    Way,
-    may_restore,
-    reverted,
-    undone_by,
-    way_back,
-    way_of_transaction,
-)
+from audit_app.admin.restoring import Restoring
 from audit_app.admin.search import look_up
 from audit_app.admin.stories import (
     Subject,
@@ -49,6 +41,14 @@ from audit_app.admin.stories import (
 from audit_app.admin.tables import read_tables, tables_page
 from audit_app.admin.values import json_text
 from audit_app.admin.versions import VersionPage, field_page, version_at_page, version_page
+from audit_app.admin.ways import (
+    Way,
+    may_restore,
+    reverted,
+    undone_by,
+    way_back,
+    way_of_transaction,
+)
 from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
 from audit_app.formerly import Place
 
