@@ -96,6 +96,22 @@ class UnknownVersionError(AuditError):
     """The trail does not reach back that far: ask for a later moment."""
 
 
+class ReaderAwayError(AuditError):
+    """The database that the trail is read from does not answer: try again.
+
+    :ivar kind: ``"lost"`` if it is not there, ``"cancelled"`` if it stopped a query that was in the
+        way of replication, ``"busy"`` if the application has no connection to it to spare.
+    :ivar was_connected: whether there had been a connection to it.
+    """
+
+    def __init__(
+        self, message: str | None = None, kind: str = "lost", *, was_connected: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.was_connected = was_connected
+
+
 class ReadOnlyError(AuditError):
     """What a record was cannot be changed: change the record itself."""
 

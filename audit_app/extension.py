@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import checks, context, follow, history, install, models, sql
+from audit_app import checks, context, follow, history, install, models, reader, sql
 from audit_app import labels as labelling
 from audit_app.admin import theme
 from audit_app.checks import Finding
@@ -180,6 +180,7 @@ class AuditLogger(TimeTravel):
                     "SQLALCHEMY_DATABASE_URI or SQLALCHEMY_BINDS."
                 )
             self.attach(engines[bind_key])
+            reader.check(app.config, engines, self._explain)
         app.config.setdefault("AUDIT_TIME_ZONE", "UTC")
         app.config.setdefault("AUDIT_STATEMENT_TIMEOUT", 5000)
         app.config.setdefault("AUDIT_EXPORT_LIMIT", 100_000)
@@ -252,6 +253,28 @@ class AuditLogger(TimeTravel):
     def session(self) -> Any:
         """The ``db.session`` of the current application."""
         return current_app.extensions["sqlalchemy"].session
+
+    @contextmanager
+    def reader(self) -> Iterator[orm.Session]:
+        """Yield a session that reads where the pages read, and cannot write.
+
+        ::
+
+            with audit_logger.reader() as reader:
+                reader.scalars(audit_logger.history(Article, 1)).all()
+                audit_logger.version_at(Article, 1, when=moment, session=reader)
+
+        That is the database of ``AUDIT_READ_BIND``; without it, and for the trail of another
+        database than the pages', the one that is written to. What a replica has not replayed yet,
+        and what the caller has not committed, is not seen. What is loaded is detached at the end.
+
+        :raises ReaderAwayError: if that database does not answer, or stopped a query to go on with
+            replication. The block may be repeated.
+        """
+        key = reader.key_of() if current_app.extensions.get(_KEY) is self else None
+        bind = reader.primary_of(self) if key is None else reader.reader_of(key)
+        with reader.read_only(bind) as session:
+            yield session
 
     @property
     def trail(self) -> Trail:

@@ -15,11 +15,11 @@ from flask import Response, current_app, has_request_context, request, stream_wi
 from sqlalchemy import orm
 from sqlalchemy.dialects.postgresql import JSONB
 
-from audit_app import install
+from audit_app import install, reader
 from audit_app.admin import documents
 from audit_app.admin.access import ROUNDS, Access
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.reading import Logger, bind_of, reading
+from audit_app.admin.reading import Logger, reading
 from audit_app.admin.values import json_line
 from audit_app.errors import NotGrantedError
 
@@ -171,7 +171,7 @@ def record(
     :raises NotGrantedError: if the database does not let it be recorded.
     """
     function = getattr(sa.func, logger.schema_name).record_export
-    bind = bind_of(logger)
+    bind = reader.primary_of(logger)  # a replica takes no marks
     call = sa.select(
         function(
             sa.cast(kind, sa.Text),

@@ -18,6 +18,7 @@ from audit_app.errors import (
     NotGrantedError,
     NotInstalledError,
     PlanError,
+    ReaderAwayError,
     RecordNotFoundError,
 )
 
@@ -34,6 +35,7 @@ class Problem:
     """A page that explains why there is no other.
 
     :ivar code: a line to type or to add, shown as such; may be empty.
+    :ivar retry_after: seconds after which it may be worth to try again; 0 if nobody knows.
     """
 
     status: int
@@ -41,6 +43,7 @@ class Problem:
     text: str
     code: str = ""
     sign_in_url: str = ""
+    retry_after: int = 0
 
     @classmethod
     def closed(cls, logger: Logger) -> Problem:
@@ -96,6 +99,8 @@ def problem_of(error: Exception) -> Problem | None:  # noqa: PLR0911 - one retur
             return Problem(409, _("Nothing was changed"), str(error))
         case NotInstalledError():
             return _not_installed(str(error))
+        case ReaderAwayError():
+            return _reader_away(error.kind)
         case ConfigurationError():
             return Problem(503, _("The audit trail is not set up"), str(error))
         case sa.exc.DBAPIError():
@@ -126,6 +131,36 @@ def _database_problem(error: sa.exc.DBAPIError) -> Problem | None:
     if isinstance(error, sa.exc.OperationalError):
         return Problem(503, _("The database does not answer"), _("Please try again in a moment."))
     return None
+
+
+def _reader_away(kind: str) -> Problem:
+    """Say what became of the database of ``AUDIT_READ_BIND``, and what an operator can do."""
+    if kind == "cancelled":
+        return Problem(
+            503,
+            _("The replica stopped this query"),
+            _("It was in the way of replication, twice. Nothing is lost: please try again in a "
+              "moment. Where this happens often, the replica needs another setting:"),
+            "hot_standby_feedback = on",
+            retry_after=5,
+        )  # fmt: skip
+    if kind == "busy":
+        return Problem(
+            503,
+            _("The replica is busy"),
+            _("All connections to the database that the audit trail is read from are in use. "
+              "Please try again in a moment."),
+            retry_after=10,
+        )  # fmt: skip
+    return Problem(
+        503,
+        _("The replica does not answer"),
+        _("The audit trail is read from a database of its own, which is not there at the moment. "
+          "Nothing is lost, and changes are recorded as ever: please try again in a moment. Until "
+          "it is back, the pages can be read from the primary:"),
+        "AUDIT_READ_FALLBACK = True",
+        retry_after=30,
+    )  # fmt: skip
 
 
 def _not_installed(text: str) -> Problem:

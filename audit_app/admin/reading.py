@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from flask import current_app
 from sqlalchemy import orm
 
-from audit_app import models
+from audit_app import models, reader
+from audit_app.admin.source import Source
 from audit_app.checks import Finding
 from audit_app.ddl import Trail
 from audit_app.errors import NotRegisteredError
@@ -63,22 +64,13 @@ def current_logger() -> Logger:
     return logger
 
 
-def bind_of(logger: Logger) -> sa.Engine | sa.Connection:
-    """Return what a session of the pages is bound to.
-
-    An engine of the host's that is in autocommit, or serialises, is used with the database's usual
-    transactions: settings are to end with the page, and a reader is to be in nobody's way.
-    """
-    bind = logger.session.get_bind(mapper=sa.inspect(logger.activity_cls))
-    if isinstance(bind, sa.Engine):
-        return bind.execution_options(isolation_level="READ COMMITTED")
-    found: sa.Connection = bind
-    return found
-
-
 @contextmanager
 def reading(
-    logger: Logger, *, search_path: bool = False, timeout: int | None = None
+    logger: Logger,
+    *,
+    search_path: bool = False,
+    timeout: int | None = None,
+    is_primary: bool = False,
 ) -> Iterator[orm.Session]:
     """Yield a session of its own for one page: read-only, bounded in time, rolled back at the end.
 
@@ -88,18 +80,21 @@ def reading(
     :param search_path: keep the connection's, for a page that looks the application's tables up
         by their names; what it runs must name everything with its schema.
     :param timeout: milliseconds for a statement, instead of ``AUDIT_STATEMENT_TIMEOUT``.
-
-    Where the host's session is bound to a connection (as savepoint-based tests do), the same
-    connection is read through a savepoint, whose end takes the settings back.
+    :param is_primary: read from the application's own database whatever ``AUDIT_READ_BIND`` says,
+        for what is to be acted on.
+    :raises ReaderAwayError: if the database of ``AUDIT_READ_BIND`` does not answer.
     """
-    bind = bind_of(logger)
+    source = Source.of_request()
+    key = None if is_primary else source.key
+    bind = reader.primary_of(logger) if key is None else reader.reader_of(key)
     if timeout is None:
         timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))
-    with orm.Session(bind, join_transaction_mode="create_savepoint", autoflush=False) as session:
+    with reader.read_only(bind) as session:
         session.execute(sa.text(f"SET LOCAL statement_timeout = {timeout}"))
-        session.execute(sa.text("SET LOCAL transaction_read_only = on"))
         if not search_path:
             session.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
+        if key is not None and source.lag is None:
+            source.lag = reader.lag(session)
         yield session
 
 

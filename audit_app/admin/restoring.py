@@ -1,6 +1,7 @@
 """Restore, undelete, undo on the pages: a plan that is looked at, and then confirmed.
 
-A preview reads in a session that cannot write. What is confirmed is planned once more in the
+A preview reads in a session that cannot write, from the application's own database: a replica may
+not know yet what stands in the way. What is confirmed is planned once more in the
 application's own session, compared with what was looked at, applied and committed there; every
 other way out rolls back.
 """
@@ -139,7 +140,7 @@ class Restoring:
             )
             with _explained():
                 plan = _decidable(aim.make(session))
-            with reading(self.logger) as own:
+            with reading(self.logger, is_primary=True) as own:
                 self._check_access(own, Access.of(self.logger, own), plan)
             _check_same(plan, given)
             plan = self._chosen(plan, given)
@@ -215,7 +216,7 @@ class Restoring:
         """Look up what the address means, as far as the visitor may see it."""
         logger, links, id_ = self.logger, self.links, self.id
         if self.kind == "undo":
-            with reading(logger) as session:
+            with reading(logger, is_primary=True) as session:
                 head = self._seen_transaction(session, Access.of(logger, session))
             title = _("Transaction %(id)s", id=id_)
             did = _("what %(actor)s did on %(moment)s", **self._words_of(head))
@@ -226,7 +227,7 @@ class Restoring:
                 said=head.t_reason or "",
                 make=lambda session: logger.plan_undo(id_, session=session),
             )
-        with reading(logger) as session:
+        with reading(logger, is_primary=True) as session:
             access = Access.of(logger, session)
             query = history.activity_by_id(
                 logger.activity_cls, logger.transaction_cls, id_, large=history.LARGE
@@ -341,9 +342,9 @@ class Restoring:
 
     def _show(self, given: Given, refused: _RefusedError) -> PlanPage:
         aim = self._aim()
-        with reading(self.logger, search_path=True) as session, _explained():
+        with reading(self.logger, search_path=True, is_primary=True) as session, _explained():
             plan = _decidable(aim.make(session))
-        with reading(self.logger) as session:
+        with reading(self.logger, is_primary=True) as session:
             access = Access.of(self.logger, session)
             self._check_access(session, access, plan)
             printer = Printer(self, plan, given, refused.errors, access)

@@ -15,7 +15,7 @@ from jinja2 import ChoiceLoader, PackageLoader
 from werkzeug.exceptions import HTTPException
 
 from audit_app import directory, history, models, selection
-from audit_app.admin import differences, documents, exports, forms, pages, theme
+from audit_app.admin import differences, documents, exports, forms, pages, source, theme
 from audit_app.admin.access import Access, may_export
 from audit_app.admin.comparing import Comparer
 from audit_app.admin.describing import Describer, documents_of
@@ -119,7 +119,7 @@ class AuditPages:
         # Flask-Admin calls a view that raised a TypeError a second time, with other arguments.
         try:
             documents.check_format()
-            return fn(self, *args, **kwargs)
+            return source.read(lambda: fn(self, *args, **kwargs))
         except HTTPException:
             raise
         except Exception as error:
@@ -130,12 +130,15 @@ class AuditPages:
 
     def _answer_problem(self, problem: Problem | None) -> Response:
         problem = problem or Problem.internal()
-        return self._answer(
+        response = self._answer(
             "audit/problem.html",
             status=problem.status,
             document=lambda: documents.problem_document(problem),
             problem=problem,
         )
+        if problem.retry_after:
+            response.headers["Retry-After"] = str(problem.retry_after)
+        return response
 
     def _answer(
         self,
@@ -160,6 +163,7 @@ class AuditPages:
             audit_language=language(),
             audit_logo=theme.logo(),
             audit_nonce=_nonce(),
+            audit_source=source.note(),
             t=translator(),
             **values,
         )
@@ -167,7 +171,7 @@ class AuditPages:
 
     def _guarded(self, response: Response) -> Response:
         response.vary.add("Accept")
-        for name, value in _HEADERS.items():
+        for name, value in {**_HEADERS, **source.headers()}.items():
             response.headers.setdefault(name, value)
         response.vary.add("Accept-Language")
         if self.stands_alone:
@@ -438,6 +442,7 @@ class AuditPages:
         is_sent = request.method == "POST"
         answer = restoring.submit(request.form) if is_sent else restoring.preview()
         if isinstance(answer, int):
+            source.remember_write()  # the next page shows it
             return self._guarded(make_response(redirect(self.links.transaction(answer), 303)))
         page = answer
         return self._answer("audit/plan.html", status=page.status, document=dict, page=page)
