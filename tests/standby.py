@@ -20,6 +20,7 @@ import sqlalchemy as sa
 import demo.server
 from demo.errors import ServerError
 from demo.programs import Account, account_for, run
+from tests import server as servers
 from tests.server import Server
 
 _PRIMARY = {
@@ -130,12 +131,12 @@ def _ask(url: str, query: str) -> Any:
 @contextlib.contextmanager
 def running() -> Iterator[Pair]:
     """Run a primary and its standby for the block, from the wheel whatever the tests run on."""
-    directory = Path(tempfile.mkdtemp(prefix="audit-pair-"))
+    directory = Path(tempfile.mkdtemp(prefix="audit-pair-", dir=servers.place()))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("AUDIT_DATABASE_URL", raising=False)
         url = sa.make_url(demo.server.start(directory, _PRIMARY))
+    primary = Server(url.set(drivername="postgresql+psycopg2"), "pair")
     try:
-        primary = Server(url.set(drivername="postgresql+psycopg2"), "pair")
         pair = _follow(primary, directory)
         pair.start()
         try:
@@ -143,6 +144,7 @@ def running() -> Iterator[Pair]:
         finally:
             pair.stop()
     finally:
+        primary.close()
         demo.server.stop(directory)
         demo.server.delete(directory)
         shutil.rmtree(directory, ignore_errors=True)
