@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -225,6 +226,20 @@ class Filtering:
         return bool(folded & (self.query.keys() | self.errors.keys()))
 
 
+def _titled(
+    names: Mapping[str, tuple[str, str]], label: Callable[[str, str], str]
+) -> list[tuple[str, str]]:
+    """Return the tables as they are chosen: by their labels, the name beside one that is taken."""
+    labels = {key: label(*pair) for key, pair in names.items()}
+    taken = Counter(labels.values())
+    titles = {
+        key: f"{text} ({key})" if taken[text] > 1 else text for key, text in labels.items() if text
+    }
+    return sorted(
+        ((key, titles.get(key, key)) for key in names), key=lambda choice: choice[1].casefold()
+    )
+
+
 def _local(value: datetime | None, zone: tzinfo) -> str:
     return value.astimezone(zone).strftime("%Y-%m-%dT%H:%M") if value else ""
 
@@ -236,6 +251,7 @@ def filtering(
     default_zone: str,
     now: datetime | None = None,
     former_fields: Callable[[str, str, str], Sequence[str]] = lambda schema, table, name: (),
+    label: Callable[[str, str], str] = lambda schema, table: "",
 ) -> Filtering:
     """Read the filters of an address.
 
@@ -244,6 +260,7 @@ def filtering(
     :param now: what the relative periods end with.
     :param former_fields: the former names of a field, from the schema and name of its table and
         its present name; asked where a table is chosen.
+    :param label: what the application calls a table, from its schema and name; may be empty.
     """
     given = {name: str(arguments.get(name, "")).strip() for name in PARAMETERS}
     errors: dict[str, str] = {}
@@ -258,7 +275,7 @@ def filtering(
         given["table"],
     )
     form = FilterForm(data=_data(given))
-    form.table.choices = [("", _("All tables")), *((key, key) for key in names)]
+    form.table.choices = [("", _("All tables")), *_titled(names, label)]
     form.verb.choices = [("", _("All changes")), *verb_labels().items()]
     form.period.choices = [("", _("Any time")), *period_labels().items()]
     form.validate()

@@ -533,6 +533,7 @@ def filter_chips(found: Filtering, url: Any, actor_name: str = "") -> tuple[Filt
     }  # fmt: skip
     texts = {
         "actor": actor_name, "unknown": _("unknown"),
+        "table": dict(found.form.table.choices).get(found.query.get("table", ""), ""),
         "verb": verb_labels().get(found.query.get("verb", ""), ""),
         "period": period_labels().get(found.query.get("period", ""), ""),
         "from": found.query.get("from", "").replace("T", " "),

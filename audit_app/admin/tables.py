@@ -31,12 +31,14 @@ _CANNOT = {"42501": "privilege", "57014": "time", "42883": "version", "42703": "
 class TrackedTable:
     """A table in the list.
 
+    :ivar label: what the application calls it; may be empty.
     :ivar url: its changes; empty where the filters do not know the table.
     :ivar tone: ``good``, ``bad`` or ``plain``, for the colour beside the word.
     :ivar last_url: the page of its last change.
     """
 
     title: str
+    label: str
     url: str
     state: str
     tone: str
@@ -83,16 +85,23 @@ class TablesRead:
 
 
 def tables_page(
-    read: TablesRead, links: Links, found: Filtering, url: Callable[[str, str], str]
+    read: TablesRead,
+    links: Links,
+    found: Filtering,
+    url: Callable[[str, str], str],
+    label: Callable[[str, str], str],
 ) -> TablesPage:
     """Return what the page shows.
 
     :param url: the address of a table's changes, from its schema and name.
+    :param label: what the application calls a table, from the same.
     """
     findings = read.findings
     wrong = {finding.table for finding in findings if finding.severity == "error"}
     return TablesPage(
-        tables=tuple(_table(table, wrong, links, found, url) for table in read.tables),
+        tables=tuple(
+            _table(table, wrong, links, found, url=url, label=label) for table in read.tables
+        ),
         findings=findings,
         verdict="" if read.notice else _verdict(findings, is_limited=read.is_limited),
         notice=read.notice,
@@ -197,7 +206,9 @@ def _table(
     wrong: set[str],
     links: Links,
     found: Filtering,
+    *,
     url: Callable[[str, str], str],
+    label: Callable[[str, str], str],
 ) -> TrackedTable:
     states = {
         "tracked": (_("Tracked"), "good"),
@@ -213,6 +224,7 @@ def _table(
     moment = pages.moment_of(table.last_change, found.zone) if table.last_change else None
     return TrackedTable(
         title=name if schema in {"", "public"} else f"{schema}.{name}",
+        label=label(schema, name),
         url=url(schema, name),
         state=state,
         tone=tone,

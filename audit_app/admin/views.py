@@ -23,6 +23,7 @@ from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
 from audit_app.admin.i18n import host_gettext, language, number_text, translator
 from audit_app.admin.links import ASSETS, Links, asset_digest
+from audit_app.admin.naming import Naming
 from audit_app.admin.overview import overview_of
 from audit_app.admin.plan_words import Kind
 from audit_app.admin.problems import Problem, problem_of
@@ -482,7 +483,7 @@ class AuditPages:
         return self._answer(
             "audit/tables.html",
             document=lambda: documents.tables_document(read, self.links),
-            page=tables_page(read, self.links, found, url),
+            page=tables_page(read, self.links, found, url, Naming(logger).table),
         )
 
     @_page("/export.<any(csv, json, ndjson):kind>")
@@ -555,6 +556,7 @@ class AuditPages:
             tables=_known_tables(current_logger()),
             default_zone=str(current_app.config.get("AUDIT_TIME_ZONE", "UTC")),
             former_fields=_former_fields,
+            label=Naming(current_logger()).table,
         )
 
     def _actor(self, actor_id: str) -> Any:

@@ -65,6 +65,17 @@ class TestOption:
             assert "Headline title" in page.words
             assert "Product 1" in page.words
 
+    def test_a_table_is_chosen_by_its_label(self, catalogue: Catalogue) -> None:
+        catalogue.change({"title": "One"}, {"title": "Two"})
+        page = catalogue.site.get("/audit/?table=product")
+        options = {
+            n.attributes["value"]: n.text for n in page.all("option") if "value" in n.attributes
+        }
+        assert options["product"] == "Product"
+        assert "Table: Product" in page.one("a", "au-pill").text
+        row = next(n for n in catalogue.site.get("/audit/tables/").all("th") if "Product" in n.text)
+        assert (row.one("a").text, row.one("code").text) == ("Product", "product")
+
     def test_without_one_the_name_is_what_it_was(self, catalogue: Catalogue) -> None:
         page = catalogue.site.get(catalogue.change({"stock": 1}, {"stock": 2}))
         assert name_of(field(page, "stock")) == "stock"
