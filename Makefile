@@ -1,6 +1,7 @@
 # make demo    install what the demo needs, and serve it            (make demo ARGS="--port 8000")
 # make test    install what the tests need, and run every check     (make test PYTEST_ARGS="-k diff")
 # make test-oldest, make test-matrix    the faults on PostgreSQL 15; everything on 15, 16, 17 and 18
+# make bench, make bench-quick    our trail beside the other packages; more or less of it (make bench ARGS="--only bulk")
 # make messages    bring the translations of the pages up to date with their messages
 # make lint    the checks that read the code only
 # make clean   remove what the above made, the demo's data included
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --editable
 
-.PHONY: demo test test-oldest test-matrix messages lint checks clean
+.PHONY: demo test test-oldest test-matrix bench bench-quick messages lint checks clean
 
 demo: $(VENV)/.installed-demo
 	@exec $(BIN)/python manage.py demo $(ARGS)
@@ -34,6 +35,13 @@ test-matrix: $(VENV)/.installed-dev
 	@sh tests/integration/pgbouncer.sh
 	@chromium=$$(sh tests/browser/chromium.sh) && \
 	CHROMIUM=$$chromium $(BIN)/python -m tests.majors $(MAJORS) -- -q -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+# The whole writes docs/benchmarks.md and the chart; the quick one only prints.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.bench --docs $(ARGS)
+
+bench-quick: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.bench --quick $(ARGS)
 
 TRANSLATIONS := audit_app/translations
 messages: $(VENV)/.installed-dev
@@ -60,6 +68,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing the tests' tools into $(VENV) (once) ..."
 	@$(PIP) '.[dev]'
 	@touch $@ $(VENV)/.installed-demo
+
+$(VENV)/.installed-bench: pyproject.toml | $(BIN)/python
+	@echo "Installing the packages to compare with into $(VENV) (once) ..."
+	@$(PIP) '.[bench]'
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,0 +1,1 @@
+"""The Django application with the article table."""
