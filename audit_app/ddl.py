@@ -173,10 +173,12 @@ class Trail:
     """The audit schema: its tables and its functions.
 
     :ivar tables: the ``Table`` objects of transaction and activity.
+    :ivar partition_by: ``"month"``, ``"week"`` or None.
     """
 
     schema_name: str
     tables: tuple[sa.Table, ...]
+    partition_by: str | None = None
 
     @property
     def schema_sql(self) -> str:
@@ -276,6 +278,7 @@ class Trail:
                 for index in sorted(table.indexes, key=lambda index: str(index.name))
             ],
             "functions": sorted(self.functions),
+            "partition_by": self.partition_by,
         }
 
     def index_sql(self, name: str) -> str | None:
@@ -298,7 +301,17 @@ class Trail:
     def install_sql(self) -> str:
         """Everything but the schema itself."""
         guard = sql.render("own_schema.sql", self.schema_name)
-        return guard + self.tables_sql + self.functions_sql + self.comment_sql
+        return (
+            guard + self.tables_sql + self.functions_sql + self._partitions_sql + self.comment_sql
+        )
+
+    @property
+    def _partitions_sql(self) -> str:
+        """Makes the first partitions; nothing where the tables are there without any."""
+        if self.partition_by is None:
+            return ""
+        schema, period = sql.quote_identifier(self.schema_name), sql.quote_literal(self.partition_by)
+        return f"SELECT {schema}.start_partitions({period});\n"
 
 
 def audited_table(

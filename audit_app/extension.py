@@ -66,6 +66,8 @@ class AuditLogger(TimeTravel):
         ``{"article": {"": "Article", "title": "Headline"}}``. Lazy translations are welcome.
     :param can_restore: tells whether an actor may apply plans (restore, undelete, undo) on the
         pages. Without it, nobody may.
+    :param partition_by: ``"month"`` or ``"week"`` partitions a new trail by the time of its rows;
+        ``flask audit partition`` converts one that is there. None does without partitions.
     :param default_actor_id: who acts where nobody else is known (a job, a command).
     :param default_actor_label: the name of that actor.
     :raises ConfigurationError: if an option is wrong.
@@ -85,6 +87,7 @@ class AuditLogger(TimeTravel):
         can_export: Callable[[Any], bool] | None = None,
         labels: labelling.LabelMapping | None = None,
         can_restore: Callable[[Any], bool] | None = None,
+        partition_by: str | None = None,
         default_actor_id: Any = None,
         default_actor_label: str | None = None,
     ) -> None:
@@ -100,6 +103,12 @@ class AuditLogger(TimeTravel):
         ):
             if option is not None and not callable(option):
                 raise ConfigurationError(f"{name}={option!r} cannot be called: pass a function.")
+        if partition_by is not None and partition_by not in models.PERIODS:
+            raise ConfigurationError(
+                f"partition_by={partition_by!r} is no period: use {models.PERIODS[0]!r}, "
+                f"{models.PERIODS[1]!r}, or None to do without partitions."
+            )
+        self.partition_by = partition_by
         self.schema_name = sql.check_schema_name(schema_name or "audit")
         self.can_view = can_view
         self.can_view_table = can_view_table
@@ -137,7 +146,7 @@ class AuditLogger(TimeTravel):
                 "This AuditLogger has its models already: call init() once, and create a second "
                 "AuditLogger with another schema_name for a second base."
             )
-        self._models = models.build_models(base, self.schema_name)
+        self._models = self._build_models(base)
         self._models.activity._place = staticmethod(self.place)
         self._base = base
         self.metadata.info.setdefault(LOGGERS, []).append(self)
@@ -281,8 +290,14 @@ class AuditLogger(TimeTravel):
         """The audit schema as a value: its tables and functions."""
         pair = self._models
         if pair is None:  # hand-written revisions may run without an application
-            pair = models.build_models(orm.declarative_base(), self.schema_name)
-        return Trail(self.schema_name, (pair.transaction.__table__, pair.activity.__table__))
+            pair = self._build_models(orm.declarative_base())
+        tables = (pair.transaction.__table__, pair.activity.__table__)
+        return Trail(self.schema_name, tables, self.partition_by)
+
+    def _build_models(self, base: type[Any]) -> models.ModelSet:
+        return models.build_models(
+            base, self.schema_name, is_partitioned=self.partition_by is not None
+        )
 
     def audited_tables(self) -> tuple[AuditedTable, ...]:
         """Return what is tracked: models with ``__versioned__``, tables with

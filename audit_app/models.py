@@ -29,9 +29,13 @@ VERBS = ("insert", "update", "delete", "truncate")
 BASELINE = "baseline"
 """The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
 
-MARKS = ("suspend", "resume", "gap", "export", "rewrite")
+MARKS = ("suspend", "resume", "gap", "export", "rewrite", "partition")
 """The trail's own marks: capture was suspended or resumed, a change could not be recorded, a part
-of the trail was exported, or what was recorded of a table was rewritten to follow its schema."""
+of the trail was exported, what was recorded of a table was rewritten to follow its schema, or rows
+were moved into partitions of their own."""
+
+PERIODS = ("month", "week")
+"""What the trail may be partitioned by."""
 
 
 class XID8(sa.types.UserDefinedType[int]):
@@ -306,24 +310,33 @@ class ActivityMixin:
         )
 
 
-def build_models(base: type[Any], schema_name: str) -> ModelSet:
+def build_models(
+    base: type[Any], schema_name: str, *, is_partitioned: bool = False
+) -> ModelSet:
     """Map the two tables on ``base``, in the schema ``schema_name``.
 
     The classes are registered as ``AuditTransaction`` and ``AuditActivity``, so that an
     application may have a ``Transaction`` of its own; those of a bind with its key behind the name.
+
+    :param is_partitioned: whether ``db.create_all()`` and the first migration make the tables
+        partitioned. The classes are the same: an id is the identity of its row either way.
     """
+    options: dict[str, Any] = {"schema": schema_name}
+    if is_partitioned:
+        options["postgresql_partition_by"] = "RANGE (issued_at)"
     bind_key = base.metadata.info.get("bind_key")
     suffix = "" if bind_key is None else f"_{bind_key}"
     transaction: Any = type(
         f"AuditTransaction{suffix}",
         (TransactionMixin, base),
         {
+            **_keys(is_partitioned=is_partitioned),
             "__module__": __name__,
             "__tablename__": "transaction",
             "__table_args__": (
                 sa.Index("transaction_issued_at_idx", "issued_at", "id"),
                 sa.Index("transaction_actor_idx", "actor_id", "issued_at", "id"),
-                {"schema": schema_name},
+                options,
             ),
         },
     )
@@ -340,6 +353,7 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
         f"AuditActivity{suffix}",
         (ActivityMixin, base),
         {
+            **_keys(is_partitioned=is_partitioned),
             "__module__": __name__,
             "__tablename__": "activity",
             "__table_args__": (
@@ -353,7 +367,7 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
                     postgresql_where=sa.text("new_object_id IS NOT NULL"),
                 ),
                 sa.Index("activity_transaction_idx", "transaction_id", "id"),
-                {"schema": schema_name},
+                options,
             ),
             "transaction": declared_attr(_transaction),
         },
@@ -366,6 +380,21 @@ def build_models(base: type[Any], schema_name: str) -> ModelSet:
         back_populates="transaction",
     )
     return ModelSet(activity=activity, transaction=transaction)
+
+
+def _keys(*, is_partitioned: bool) -> dict[str, Any]:
+    """What a class over a partitioned table has besides: a key in the database that holds the
+    column of the partitions, and the identity of the other classes."""
+    if not is_partitioned:
+        return {}
+
+    def _mapper_args(cls: Any) -> dict[str, Any]:
+        return {"primary_key": [cls.__table__.c.id]}
+
+    return {
+        "issued_at": sa.Column(sa.DateTime(timezone=True), primary_key=True),
+        "__mapper_args__": declared_attr.directive(_mapper_args),
+    }
 
 
 def find_table(metadata: sa.MetaData, schema_name: str, table_name: str) -> sa.Table | None:

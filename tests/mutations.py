@@ -167,12 +167,12 @@ MUTATIONS: Final[Sequence[Mutation]] = (
        f"{_ROLES}::test_a_mark_of_an_export_is_bounded"),
 
     # -- The rewriting
-    _m("rewrite-record", _ONLY, "          AND a.verb = 'rewrite'\n", "",
+    _m("rewrite-record", _ONLY, "          AND a.verb = _verb\n", "",
        f"{_EVOLUTION}::test_the_guard_stays"),
-    _m("rewrite-xid", _ONLY, "\n          AND a.native_transaction_id = pg_current_xact_id();", ";",
+    _m("rewrite-xid", _ONLY, "\n          AND a.native_transaction_id = pg_current_xact_id()\n", "\n",
        f"{_EVOLUTION}::test_the_guard_stays"),
     _m("rewrite-update", _ONLY, "TG_OP = 'UPDATE' AND ", "", f"{_EVOLUTION}::test_the_guard_stays"),
-    _m("rewrite-activity", _ONLY, "TG_TABLE_NAME = 'activity' AND ", "",
+    _m("rewrite-activity", _ONLY, " AND TG_TABLE_NAME = 'activity' THEN", " THEN",
        f"{_EVOLUTION}::test_the_guard_stays"),
     _m("rewrite-ends", _EVOLVE,
        "PERFORM set_config('audit_app.rewrite', '', true);\n    RETURN card", "RETURN card",

@@ -23,6 +23,7 @@ INSTALLERS: Sequence[str] = (
     "baseline.sql",
     "check.sql",
     "append_only.sql",
+    "partitions.sql",
     "export.sql",
     "evolve.sql",
     "past.sql",

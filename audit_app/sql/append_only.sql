@@ -1,6 +1,6 @@
--- The trail is only ever added to. The one exception is the rewriting by evolve(), which has left its own
--- mark in the trail in this very transaction; the setting only says where. Its owner can disable these
--- triggers besides, and check() names that.
+-- The trail is only ever added to. The exceptions are the rewriting by evolve() and the emptying of a default
+-- partition, which have left their own mark in the trail in this very transaction; the setting only says where.
+-- Its owner can disable these triggers besides, and check() names that.
 CREATE OR REPLACE FUNCTION @schema@.refuse()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -8,14 +8,20 @@ SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
     _mark text := coalesce(current_setting('audit_app.rewrite', true), '');
+    _verb text := CASE
+        WHEN TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'activity' THEN 'rewrite'
+        WHEN TG_OP = 'DELETE' AND TG_TABLE_NAME IN ('activity_default', 'transaction_default') THEN 'partition'
+    END;
 BEGIN
-    IF TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'activity' AND _mark ~ '^[0-9]{1,18}[(][0-9]{1,9},[0-9]{1,4}[)]$' THEN
+    IF _verb IS NOT NULL AND _mark ~ '^[0-9]{1,18}[(][0-9]{1,9},[0-9]{1,4}[)]$' THEN
         PERFORM
         FROM @schema@.activity AS a
         WHERE a.ctid = substr(_mark, strpos(_mark, '('))::tid
           AND a.id = split_part(_mark, '(', 1)::bigint
-          AND a.verb = 'rewrite'
-          AND a.native_transaction_id = pg_current_xact_id();
+          AND a.verb = _verb
+          AND a.native_transaction_id = pg_current_xact_id()
+          -- Of a partitioned trail, only the partitions of the present and the future are looked into.
+          AND a.issued_at >= transaction_timestamp();
         IF FOUND THEN
             RETURN NULL;
         END IF;

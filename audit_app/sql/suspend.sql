@@ -97,12 +97,15 @@ BEGIN
         WHERE a.id = suspension
           AND a.verb = 'suspend'
           AND a.native_transaction_id = pg_catalog.pg_current_xact_id()
+          -- What this transaction wrote is not older: of a partitioned trail, the past is not looked into.
+          AND a.issued_at >= pg_catalog.transaction_timestamp()
           AND t.issued_at = pg_catalog.transaction_timestamp()
           AND NOT EXISTS (
               SELECT
               FROM @schema@.activity AS r
               WHERE r.native_transaction_id = a.native_transaction_id
                 AND r.id > a.id
+                AND r.issued_at >= pg_catalog.transaction_timestamp()
                 AND r.verb = 'resume'
                 AND (r.changed_data ->> 'suspension') = a.id::text
           )
@@ -136,6 +139,7 @@ BEGIN
                 WHERE a.ctid = substr(open.token, strpos(open.token, '('))::tid
                   AND a.id = split_part(open.token, '(', 1)::bigint
                   AND a.native_transaction_id = pg_catalog.pg_current_xact_id()
+                  AND a.issued_at >= pg_catalog.transaction_timestamp()
             ) THEN @schema@.is_open(split_part(open.token, '(', 1)::bigint)
         END
     );
