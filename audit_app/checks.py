@@ -6,7 +6,8 @@ the trail's own functions are looked at first, because they are asked for the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -32,8 +33,11 @@ HORIZON: Final = timedelta(hours=1)
 """How long a transaction may be open before ``check`` names it."""
 
 _WARNINGS: Final = frozenset(
-    {"member", "orphan", "order", "replica", "row_security", "stranger", "transaction"}
-)
+    {
+        "default_partition", "default_rows", "member", "next_partition", "order", "orphan",
+        "partitioning", "replica", "row_security", "split", "stranger", "transaction",
+    }
+)  # fmt: skip
 _TRAIL_REPAIRS: Final = frozenset({"append_only", "altered", "function", "missing_function"})
 _TABLE_REPAIRS: Final = frozenset(
     {"drift", "duplicate", "function", "options", "owner", "partition", "trigger", "untracked"}
@@ -73,7 +77,10 @@ _REMEDIES: Final = {
     "child": "Track the child too: it needs a primary key and audit_table().",
     "column": "Bring the trail's tables up to date with a migration: flask db upgrade.",
     "constraint": "Restore it as flask audit sql prints it, or drop what is not ours.",
+    "conversion": "Do it to the end: flask audit partition.",
     "default_acl": "ALTER DEFAULT PRIVILEGES … REVOKE …; --fix does it for what PUBLIC gets.",
+    "default_partition": "Make it: flask audit maintain.",
+    "default_rows": "Give them their own: flask audit maintain.",
     "duplicate": _FIX,
     "foreign_trigger": "Find out who made it, and drop it: DROP TRIGGER … ON ….",
     "grant": "Take it away: REVOKE … FROM …, or flask audit grant --role ….",
@@ -81,15 +88,19 @@ _REMEDIES: Final = {
     "member": "REVOKE the owner's role from it, unless it is the role that runs the migrations: "
     "then name it in AUDIT_TRUSTED_ROLES, or with --trust.",
     "missing": "Create the table, or stop tracking it.",
+    "next_partition": "Make it, and from now on by a timer: flask audit maintain.",
     "order": "Rename that trigger, so that ours comes first and records causes before effects.",
     "orphan": "Declare it with __versioned__ = {}, or stop tracking it: flask audit uninstall ….",
     "owner": "Give it back: flask audit check --fix, or flask audit grant --owner ….",
+    "partitioning": "Convert it with flask audit partition --by …, or write what it is: "
+    "AuditLogger(partition_by=…).",
     "privilege": "REVOKE TRIGGER, REFERENCES ON … FROM that role; --fix does it for PUBLIC.",
     "replica": "ALTER ROLE … RESET session_replication_role, or ALTER DATABASE … RESET.",
     "row_security": "ALTER TABLE … DISABLE ROW LEVEL SECURITY, unless readers are meant to see "
     "a part only.",
     "rule": "Find out who made it, and drop it: DROP RULE … ON ….",
     "session_default": "ALTER ROLE … RESET that setting, or ALTER DATABASE … RESET it.",
+    "split": "Do it to the end: flask audit partition --split.",
     "stranger": "Move it to another schema, or drop it.",
     "subscription": "Track it with __versioned__ = {'level': 'row'}.",
     "transaction": "End it: pg_terminate_backend(…), or ROLLBACK PREPARED ….",
@@ -193,12 +204,39 @@ def _fix_indexes(
             if not any(f.code == "index" and f.message.startswith(needle) for f in found):
                 continue
             name = f"{schema}.{sql.quote_identifier(index['name'])}"
-            for statement in (
-                f"DROP INDEX CONCURRENTLY IF EXISTS {name}",
-                str(trail.index_sql(index["name"])),
-            ):
+            whole, parts = trail.index_sql(index["name"]), _partitions(connection, trail, index)
+            statements = [f"DROP INDEX CONCURRENTLY IF EXISTS {name}", whole]
+            if parts:
+                # Not beside writers, and so for each partition, which are joined at the end.
+                statements = [f"DROP INDEX IF EXISTS {name}", *_in_parts(whole, parts, schema)]
+            for statement in statements:
                 connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
             progress(f"done: made the index {name} again")
+
+
+def _partitions(
+    connection: sa.Connection, trail: Trail, index: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """The quoted name of each partition of an index's table, and a name for the index on it."""
+    partitions = getattr(sa.func, trail.schema_name).partitions().table_valued("parent", "relation")
+    moment = sa.literal_column("clock_timestamp()", sa.DateTime(timezone=True))
+    query = sa.select(sa.cast(partitions.c.relation, sa.Text), moment).where(
+        partitions.c.parent == index["table"]
+    )
+    return [
+        (name, f"{index['name']}_{number}_{moment:%Y%m%d%H%M%S}")
+        for number, (name, moment) in enumerate(connection.execute(query))
+    ]
+
+
+def _in_parts(whole: str, parts: Sequence[tuple[str, str]], schema: str) -> Iterator[str]:
+    """The statements that make an index of a partitioned table beside its writers."""
+    head, table, definition = re.split(r" ON (\S+\.\S+) ", whole, maxsplit=1)
+    yield f"{head.replace(' CONCURRENTLY', '')} ON ONLY {table} {definition}"
+    parent = head.split()[-1]
+    for relation, name in parts:
+        yield f"CREATE INDEX CONCURRENTLY {name} ON {relation} {definition}"
+        yield f"ALTER INDEX {schema}.{parent} ATTACH PARTITION {schema}.{name}"
 
 
 _Located = tuple[Finding, "AuditedTable | None"]

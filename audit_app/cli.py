@@ -13,10 +13,11 @@ from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
 from audit_app import backfill as baseline
-from audit_app import checks, importing
+from audit_app import checks, importing, partitioning
 from audit_app.errors import AuditError, NotRegisteredError, NotVersionedError
 from audit_app.install import drop_trail as remove_trail
 from audit_app.install import install_online, uninstall_online
+from audit_app.models import PERIODS
 from audit_app.roles import Roles
 from audit_app.roles import grant as grant_roles
 from audit_app.status import Status, TableStatus
@@ -84,6 +85,10 @@ _json_option = click.option(
 _lock_timeout_option = click.option(
     "--lock-timeout", type=click.IntRange(min=1), default=1000, show_default=True,
     help="Milliseconds to wait for a table.",
+)  # fmt: skip
+_partition_lock_option = click.option(
+    "--lock-timeout", type=click.IntRange(min=1), default=partitioning.LOCK_TIMEOUT,
+    show_default=True, help="Milliseconds to wait for a lock.",
 )  # fmt: skip
 _attempts_option = click.option(
     "--attempts", type=click.IntRange(min=1), default=30, show_default=True, help="For each table."
@@ -331,6 +336,76 @@ def _declared(logger: Any, names: Sequence[str]) -> list[Any]:
         choices = ", ".join(sorted(f"{table.schema}.{table.name}" for table in declared))
         raise NotVersionedError(f"{missing[0]!r} is not a tracked table: use one of {choices}.")
     return [known[name] for name in dict.fromkeys(names)]
+
+
+@audit_cli.command()
+@click.option(
+    "--ahead",
+    type=click.IntRange(min=1),
+    default=partitioning.AHEAD,
+    show_default=True,
+    help="Partitions to make after the present one.",
+)
+@_partition_lock_option
+@_attempts_option
+@_json_option
+@with_appcontext
+@_clearly
+def maintain(*, ahead: int, lock_timeout: int, attempts: int, as_json: bool) -> None:
+    """Make the partitions to come, and fill them from the default one; for cron, repeatable."""
+    done = partitioning.maintain(
+        _engine(),
+        _logger().trail,
+        ahead=ahead,
+        lock_timeout=lock_timeout,
+        attempts=attempts,
+        progress=_quiet if as_json else click.echo,
+    )
+    if as_json:
+        click.echo(json.dumps(done.as_dict(), indent=2))
+    elif not (done.made or done.moved):
+        click.echo("Nothing was to be done.")
+
+
+@audit_cli.command()
+@click.option("--by", "period", type=click.Choice(PERIODS), help="Default: what partition_by says.")
+@click.option("--split", is_flag=True, help="Split the history that a conversion began with.")
+@_partition_lock_option
+@_attempts_option
+@_json_option
+@with_appcontext
+@_clearly
+def partition(
+    *, period: str | None, split: bool, lock_timeout: int, attempts: int, as_json: bool
+) -> None:
+    """Partition a trail in use, without copying it; may be interrupted and run again."""
+    logger, engine = _logger(), _engine()
+    options: dict[str, Any] = {
+        "lock_timeout": lock_timeout,
+        "attempts": attempts,
+        "progress": _quiet if as_json else click.echo,
+    }
+    if split:
+        if period is not None:
+            raise _Refusal("--split is about a trail that is partitioned: leave --by out.")
+        done = partitioning.split(engine, logger.trail, **options)
+    else:
+        period = period or logger.partition_by
+        if period is None:
+            raise _Refusal(f"Say by what: --by {' or --by '.join(PERIODS)}.")
+        done = partitioning.convert(engine, logger.trail, period, **options)
+    if as_json:
+        click.echo(json.dumps(done.as_dict(), indent=2))
+    elif split:
+        click.echo("The history is split." if done.moved else "There is nothing to split.")
+    else:
+        click.echo(f"The trail is partitioned by {period}.")
+        if logger.partition_by != period:
+            click.echo(f"warning: write AuditLogger(partition_by={period!r}), too", err=True)
+
+
+def _quiet(_line: str) -> None:
+    """Progress of a command that prints a document."""
 
 
 @audit_cli.command("import-trail")

@@ -281,15 +281,15 @@ class Trail:
             "partition_by": self.partition_by,
         }
 
-    def index_sql(self, name: str) -> str | None:
-        """The statement that makes an index of the trail beside writers; None if it is not ours."""
-        for table in self.tables:
-            for index in table.indexes:
-                if index.name == name:
-                    element = CreateIndex(index, if_not_exists=True)
-                    text = str(element.compile(dialect=_DIALECT)).strip()
-                    return text.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
-        return None
+    def index_sql(self, name: str) -> str:
+        """The statement that makes an index of the trail beside writers.
+
+        :raises KeyError: if it is not ours.
+        """
+        indexes = {str(index.name): index for table in self.tables for index in table.indexes}
+        element = CreateIndex(indexes[name], if_not_exists=True)
+        text = str(element.compile(dialect=_DIALECT)).strip()
+        return text.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
 
     @property
     def comment_sql(self) -> str:
@@ -310,7 +310,10 @@ class Trail:
         """Makes the first partitions; nothing where the tables are there without any."""
         if self.partition_by is None:
             return ""
-        schema, period = sql.quote_identifier(self.schema_name), sql.quote_literal(self.partition_by)
+        schema, period = (
+            sql.quote_identifier(self.schema_name),
+            sql.quote_literal(self.partition_by),
+        )
         return f"SELECT {schema}.start_partitions({period});\n"
 
 

@@ -72,6 +72,10 @@ class BackfillError(AuditError):
     """A table cannot be backfilled as it stands: the message says why, and what to do first."""
 
 
+class PartitioningError(AuditError):
+    """The trail cannot be partitioned as it stands: the message says why, and what to do first."""
+
+
 class NotGrantedError(AuditError):
     """This database role has not been granted what it tried."""
 

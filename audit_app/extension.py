@@ -30,6 +30,7 @@ from audit_app.errors import (
     NotVersionedError,
 )
 from audit_app.formerly import Place
+from audit_app.partitioning import Keeper
 from audit_app.timetravel import TimeTravel, flush
 
 _KEY = "audit_app"  # in app.extensions: the logger of the pages
@@ -200,6 +201,10 @@ class AuditLogger(TimeTravel):
             app.extensions[_KEY] = self
         _join_alembic()
         app.cli.add_command(audit_cli)
+        if self.partition_by is not None:
+            keep, engine = Keeper(self.schema_name), engines[bind_key]
+            # Before the session has begun anything: never within the transaction of a request.
+            app.before_request(lambda: keep(engine))
 
     def attach(self, engine: sa.Engine) -> None:
         """Make the writes through ``engine`` carry their context; for engines besides the app's.

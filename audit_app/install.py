@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,7 +30,9 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from audit_app.ddl import AuditedTable, Trail
 
-_BUSY = frozenset({"55P03", "40P01"})  # lock_not_available, deadlock_detected
+BUSY = frozenset({"55P03", "40P01"})
+"""What PostgreSQL says where others were first: lock_not_available, deadlock_detected."""
+
 _UNDEFINED = frozenset({"3F000", "42P01", "42883"})  # schema, table, function
 _ERRORS: dict[str, type[AuditError]] = {
     "55000": BackfillError,  # object_not_in_prerequisite_state
@@ -228,11 +230,13 @@ def patiently(
     *,
     lock_timeout: int = 1000,
     attempts: int = 30,
+    busy: Collection[str] = BUSY,
     progress: Callable[[str], None] = lambda line: None,
 ) -> T:
     """Run ``step`` in a transaction that waits for locks no longer than ``lock_timeout``.
 
     :param name: of the table, for the messages.
+    :param busy: PostgreSQL's codes for the errors after which it is tried again.
     :raises TableBusyError: if the table stayed busy in every attempt.
     """
     for attempt in range(1, attempts + 1):
@@ -241,7 +245,7 @@ def patiently(
                 connection.execute(sa.text(f"SET LOCAL lock_timeout = {int(lock_timeout)}"))
                 return step(connection)
         except sa.exc.DBAPIError as error:
-            if sqlstate(error) not in _BUSY:
+            if sqlstate(error) not in busy:
                 raise
             if attempt == attempts:
                 raise TableBusyError(

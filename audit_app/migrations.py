@@ -107,8 +107,10 @@ def compare(autogen_context: Any, upgrade_ops: Any, _schemas: Any) -> Any:
     metadata = autogen_context.metadata
     for part in metadata if isinstance(metadata, list | tuple) else [metadata]:
         for logger in () if part is None else part.info.get(LOGGERS, ()):
-            _leave_tables_to_us(upgrade_ops, logger.trail, logger.schema_name)
-            if connection is not None and connection.dialect.name == "postgresql":
+            is_online = connection is not None and connection.dialect.name == "postgresql"
+            tables = _trail_tables(connection if is_online else None, logger.trail)
+            _leave_tables_to_us(upgrade_ops, tables, logger.schema_name)
+            if is_online:
                 _leave_entities_to_us(autogen_context, upgrade_ops, logger.trail)
                 _compare(connection, upgrade_ops, logger)
     result = getattr(alembic_util, "PriorityDispatchResult", None)
@@ -122,9 +124,22 @@ def _register() -> None:
     comparators.dispatch_for("schema", **options)(compare)
 
 
-def _leave_tables_to_us(upgrade_ops: Any, trail: Trail, schema_name: str) -> None:
+def _trail_tables(
+    connection: sa.Connection | None, trail: Trail, schema_name: str | None = None
+) -> set[str]:
+    """The names of the trail's own tables, and of what holds their rows or did.
+
+    :param schema_name: where the trail is, if it is to be renamed.
+    """
+    found = {table.name for table in trail.tables}
+    if connection is not None:
+        found |= set(connection.scalars(_PARTITIONS, {"schema": schema_name or trail.schema_name}))
+    return found
+
+
+def _leave_tables_to_us(upgrade_ops: Any, tables: Iterable[str], schema_name: str) -> None:
     """The trail's own tables are made by its SQL, and never dropped by a comparison."""
-    names = {(schema_name, table.name) for table in trail.tables}
+    names = {(schema_name, name) for name in tables}
     upgrade_ops.ops[:] = [
         op
         for op in upgrade_ops.ops
@@ -184,7 +199,8 @@ def _compare(connection: sa.Connection, upgrade_ops: Any, logger: Any) -> None:
 
     former = None if is_installed(connection, trail) else _former(connection, trail, there.values())
     if former is not None:
-        _leave_tables_to_us(upgrade_ops, trail, former.schema_name)
+        names = _trail_tables(connection, trail, former.schema_name)
+        _leave_tables_to_us(upgrade_ops, names, former.schema_name)
         before.append(_rename(trail, former))
         installed = Installed(trail.schema_name, tables=former.tables)
     # A trail that a downgrade left has its guard, and nothing that could be brought back.
@@ -314,6 +330,7 @@ _TABLES = sa.text(sql.query("installed_tables"))
 _SCHEMAS = sa.text(sql.query("schemas"))
 _TRIGGERS = sa.text(sql.query("capture_triggers"))
 _RELATION = sa.text(sql.query("relation"))
+_PARTITIONS = sa.text(sql.query("partition_tables"))
 
 
 def read(connection: sa.Connection, schema_name: str) -> Installed:

@@ -310,9 +310,7 @@ class ActivityMixin:
         )
 
 
-def build_models(
-    base: type[Any], schema_name: str, *, is_partitioned: bool = False
-) -> ModelSet:
+def build_models(base: type[Any], schema_name: str, *, is_partitioned: bool = False) -> ModelSet:
     """Map the two tables on ``base``, in the schema ``schema_name``.
 
     The classes are registered as ``AuditTransaction`` and ``AuditActivity``, so that an
@@ -391,7 +389,9 @@ def _keys(*, is_partitioned: bool) -> dict[str, Any]:
     def _mapper_args(cls: Any) -> dict[str, Any]:
         return {"primary_key": [cls.__table__.c.id]}
 
+    # Both, so that the id comes first: by it alone, too, a row is found by the key's index.
     return {
+        "id": sa.Column(sa.BigInteger, sa.Identity(always=True), primary_key=True),
         "issued_at": sa.Column(sa.DateTime(timezone=True), primary_key=True),
         "__mapper_args__": declared_attr.directive(_mapper_args),
     }

@@ -29,6 +29,7 @@ class Roles:
 
     :ivar owner: gets the trail; is created, without login, if it does not exist.
     :ivar applications: lose everything in the audit schema, and what could replace its triggers.
+        Where the trail is partitioned, they may have the next partitions made, and nothing else.
     :ivar readers: may read the trail, and with it the past of the tables that they may read.
     :ivar suspenders: may suspend the capture.
     :ivar exporters: may record an export, and so may export where the pages let them.
@@ -41,8 +42,11 @@ class Roles:
     exporters: Sequence[str] = ()
 
 
-def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
-    """Return the statements that make ``roles`` true; each may be repeated."""
+def statements(schema_name: str, roles: Roles, *, is_partitioned: bool = False) -> tuple[str, ...]:
+    """Return the statements that make ``roles`` true; each may be repeated.
+
+    :param is_partitioned: whether the applications make the partitions that are missing.
+    """
     schema = quote_identifier(schema_name)
     tables = f"{schema}.transaction, {schema}.activity"
     functions = ", ".join(f"{schema}.{name}" for name in _READING)
@@ -59,6 +63,11 @@ def statements(schema_name: str, roles: Roles) -> tuple[str, ...]:
             for kind in ("TABLES", "SEQUENCES", "FUNCTIONS")
         ]
         found.append(f"REVOKE ALL ON SCHEMA {schema} FROM {role}")
+        if is_partitioned:
+            found += [
+                f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+                f"GRANT EXECUTE ON FUNCTION {schema}.keep_partitions() TO {role}",
+            ]
     for role in map(quote_identifier, roles.readers):
         found += [
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -95,7 +104,8 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
         raise ConfigurationError(
             f"There is no role {missing[0]!r}: create it, or correct the name."
         )
-    for statement in statements(schema_name, roles):
+    is_partitioned = _is_partitioned(connection, schema_name)
+    for statement in statements(schema_name, roles, is_partitioned=is_partitioned):
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
     warnings = []
     for role in roles.applications:
@@ -135,6 +145,17 @@ def _owner(connection: sa.Connection, schema_name: str) -> str:
         "WHERE CAST(nspname AS text) OPERATOR(pg_catalog.=) CAST(:name AS text)"
     )
     return str(connection.scalar(query, {"name": schema_name}))
+
+
+def _is_partitioned(connection: sa.Connection, schema_name: str) -> bool:
+    query = sa.text(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
+        "ON n.oid OPERATOR(pg_catalog.=) c.relnamespace "
+        "WHERE CAST(n.nspname AS text) OPERATOR(pg_catalog.=) CAST(:name AS text) "
+        "AND CAST(c.relname AS text) OPERATOR(pg_catalog.=) CAST('activity' AS text) "
+        "AND c.relkind OPERATOR(pg_catalog.=) CAST('p' AS \"char\"))"
+    )
+    return bool(connection.scalar(query, {"name": schema_name}))
 
 
 def _has_role(connection: sa.Connection, role: str, other: str) -> bool:

@@ -73,6 +73,7 @@ def _verb_labels(_language: str) -> Mapping[str, str]:
         "gap": _("Gap"),
         "export": _("Exported"),
         "rewrite": _("History rewritten"),
+        "partition": _("History partitioned"),
     }
     return {
         verb: labels.get(verb, verb) for verb in (*models.VERBS, models.BASELINE, *models.MARKS)

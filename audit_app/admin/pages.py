@@ -227,6 +227,7 @@ _SYMBOLS = {
     "gap": "!",
     "export": "↧",
     "rewrite": "↻",
+    "partition": "▤",
 }
 
 

@@ -5,6 +5,7 @@ CREATE OR REPLACE FUNCTION @schema@.refuse()
 RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
 AS $function$
 DECLARE
     _mark text := coalesce(current_setting('audit_app.rewrite', true), '');
@@ -23,6 +24,12 @@ BEGIN
           -- Of a partitioned trail, only the partitions of the present and the future are looked into.
           AND a.issued_at >= transaction_timestamp();
         IF FOUND THEN
+            -- What would be rewritten in the history now would stay as it is in the copies that replace it.
+            IF _verb = 'rewrite' AND EXISTS (SELECT FROM @schema@.copies('activity')) THEN
+                RAISE object_in_use USING
+                    MESSAGE = 'the history is being split into partitions, and cannot be rewritten until that is done',
+                    HINT = 'Nothing was changed. Finish it first: flask audit partition --split.';
+            END IF;
             RETURN NULL;
         END IF;
     END IF;

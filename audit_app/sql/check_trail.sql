@@ -1,7 +1,8 @@
 -- What is wrong with the trail as a whole: its tables, owners, grants, and what keeps it as it is.
 --
 --   expected   what its tables should be: {"columns": [{"table", "name", "type", "required"}],
---              "indexes": [{"table", "name", "columns"}], "functions": [names]}
+--              "indexes": [{"table", "name", "columns"}], "functions": [names],
+--              "partition_by": month, week or null}
 --   horizon    how long a transaction may be open before it is named
 DROP FUNCTION IF EXISTS @schema@.check_trail();
 CREATE OR REPLACE FUNCTION @schema@.check_trail(
@@ -22,6 +23,14 @@ AS $function$
         SELECT c.*, c.oid::regclass::text AS name
         FROM pg_class AS c
         WHERE c.relnamespace = '@schema@'::regnamespace AND c.relname IN ('activity', 'transaction') AND c.relkind IN ('r', 'p')
+    ),
+    -- The tables that hold the rows, besides: a statement may name each of them.
+    part AS (
+        SELECT t.* FROM trail AS t
+        UNION ALL
+        SELECT c.*, c.oid::regclass::text
+        FROM @schema@.partitions() AS p
+        JOIN pg_class AS c ON c.oid = p.relation
     ),
     object (kind, oid, name, owner, acl) AS (
         SELECT
@@ -75,9 +84,11 @@ AS $function$
           OR (o.kind = 'table' AND a.privilege_type <> 'SELECT')
           OR o.kind = 'sequence'
           OR (o.kind = 'schema' AND a.privilege_type <> 'USAGE')
-          -- Suspending, recording exports and reading the past may be granted; nothing else may.
+          -- Suspending, recording exports, reading the past and making partitions may be granted; nothing
+          -- else may.
           OR (o.kind = 'function' AND NOT o.oid IN (
               '@schema@.suspend(text)'::regprocedure, '@schema@.resume(bigint)'::regprocedure,
+              '@schema@.keep_partitions()'::regprocedure,
               '@schema@.record_export(text,jsonb,bigint,text,bigint)'::regprocedure,
               '@schema@.as_of'::regproc, '@schema@.version_of'::regproc, '@schema@.known_since'::regproc,
               '@schema@.past_place'::regproc, '@schema@.past_query'::regproc, '@schema@.row_as'::regproc,
@@ -113,37 +124,30 @@ AS $function$
       -- Every role is a member of this one in its own database.
       AND pg_get_userbyid(s.owner) <> 'pg_database_owner'
     UNION ALL
-    SELECT 'append_only', concat(@schema_literal@, '.', w.name), 'can be rewritten: its trigger append_only is missing, off or altered'
-    FROM (VALUES ('activity'), ('transaction')) AS w (name)
-    WHERE NOT EXISTS (
-        SELECT
-        FROM pg_trigger AS g
-        JOIN trail AS t ON t.oid = g.tgrelid
-        WHERE t.relname = w.name
-          AND g.tgname = 'append_only'
-          AND g.tgenabled = 'A'
-          AND g.tgfoid = '@schema@.refuse()'::regprocedure
-          -- BEFORE UPDATE OR DELETE OR TRUNCATE, of any column, once for a statement.
-          AND g.tgtype = 58
-          AND g.tgattr::text = ''
-          AND g.tgqual IS NULL
-    )
+    SELECT 'append_only', w.relation, 'can be rewritten: its trigger append_only is missing, off or altered'
+    FROM (
+        SELECT concat(@schema_literal@, '.', n.name), (SELECT t.oid FROM trail AS t WHERE t.relname = n.name)
+        FROM (VALUES ('activity'), ('transaction')) AS n (name)
+        UNION ALL
+        SELECT p.relation::text, p.relation::oid FROM @schema@.partitions() AS p
+    ) AS w (relation, oid)
+    WHERE NOT @schema@.is_guarded(w.oid)
     UNION ALL
     SELECT 'foreign_trigger', t.name, concat('has a trigger that is not ours: ', g.tgname)
-    FROM trail AS t
+    FROM part AS t
     JOIN pg_trigger AS g ON g.tgrelid = t.oid
     WHERE NOT g.tgisinternal AND g.tgname <> 'append_only'
     UNION ALL
     SELECT 'rule', t.name, concat('has a rule, which can turn a write into another or into none: ', r.rulename)
-    FROM trail AS t
+    FROM part AS t
     JOIN pg_rewrite AS r ON r.ev_class = t.oid
     UNION ALL
     SELECT 'row_security', t.name, 'has row-level security, which hides rows from those who may read the trail'
-    FROM trail AS t
+    FROM part AS t
     WHERE t.relrowsecurity OR t.relforcerowsecurity
     UNION ALL
     SELECT 'unlogged', t.name, 'is unlogged: a crash of the server would empty it'
-    FROM trail AS t
+    FROM part AS t
     WHERE t.relpersistence <> 'p'
     UNION ALL
     SELECT
@@ -178,7 +182,14 @@ AS $function$
         SELECT
         FROM pg_index AS i
         JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attname = 'id'
-        WHERE i.indrelid = t.oid AND i.indisprimary AND i.indkey::text = a.attnum::text
+        WHERE i.indrelid = t.oid AND i.indisprimary AND i.indkey[0] = a.attnum
+          -- A partitioned table's key holds the column of the partitions.
+          AND (
+              i.indnatts = 1
+              OR t.relkind = 'p' AND i.indnatts = 2 AND i.indkey[1] = (
+                  SELECT b.attnum FROM pg_attribute AS b WHERE b.attrelid = t.oid AND b.attname = 'issued_at'
+              )
+          )
     )
     UNION ALL
     SELECT 'constraint', t.name, 'does not number its rows by itself any more: its id is no identity'
@@ -187,15 +198,24 @@ AS $function$
     WHERE a.attidentity <> 'a'
     UNION ALL
     SELECT 'constraint', t.name, concat('has a constraint that is not ours, and can fail a write: ', c.conname)
-    FROM trail AS t
+    FROM part AS t
     JOIN pg_constraint AS c ON c.conrelid = t.oid
-    WHERE NOT c.contype IN ('p', 'n')
+    WHERE NOT c.contype IN ('p', 'n') AND c.conname <> concat(t.relname, '_bound')
+    UNION ALL
+    SELECT 'conversion', t.name, concat(
+        'was not converted to partitions to the end, and writes fail when this is not true any more: ', pg_get_constraintdef(c.oid)
+    )
+    FROM trail AS t
+    JOIN pg_constraint AS c ON c.conrelid = t.oid AND c.conname = concat(t.relname, '_bound')
+    UNION ALL
+    SELECT f.code, f.relation, f.message
+    FROM @schema@.partition_faults(expected) AS f
     UNION ALL
     SELECT 'stranger', o.name, concat('is a ', o.kind, ' in the schema of the trail, and not a part of it')
     FROM object AS o
     LEFT JOIN pg_proc AS p ON o.kind = 'function' AND p.oid = o.oid
     WHERE CASE o.kind
-        WHEN 'table' THEN NOT o.oid IN (SELECT t.oid FROM trail AS t)
+        WHEN 'table' THEN NOT o.oid IN (SELECT t.oid FROM part AS t) AND NOT @schema@.is_copy(o.oid)
         WHEN 'function' THEN NOT (expected -> 'functions' ? p.proname::text OR starts_with(p.proname, 'capture_'))
         ELSE false
     END

@@ -16,14 +16,10 @@ $function$;
 -- Leave the mark that lets this transaction rewrite activities, until the setting is emptied.
 CREATE OR REPLACE FUNCTION @schema@.begin_rewrite(relation text, kept jsonb, facts jsonb)
 RETURNS void
-LANGUAGE plpgsql
+LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $function$
-DECLARE
-    _mark record := @schema@.mark('rewrite', facts, relation, kept);
-BEGIN
-    PERFORM set_config('audit_app.rewrite', concat(_mark.id, _mark.place), true);
-END
+    SELECT @schema@.allow('rewrite', facts, relation, kept)
 $function$;
 
 -- Rewrite the activities of one table among those with the ids after "after", up to "until". Safe to call

@@ -243,7 +243,7 @@ BEGIN
         END IF;
         FOR _step IN 0..ahead LOOP
             _start := @schema@.period_start(_period, clock_timestamp(), _step);
-            _gap := @schema@.uncovered(_parent, _period, greatest(_start, clock_timestamp()));
+            SELECT u.* INTO _gap FROM @schema@.uncovered(_parent, _period, greatest(_start, clock_timestamp())) AS u;
             CONTINUE WHEN _gap.lower IS NULL OR _gap.upper <= clock_timestamp();
             IF _gap.lower <= clock_timestamp() THEN
                 EXECUTE concat('SELECT EXISTS (SELECT FROM ONLY ', _default, ' AS t WHERE t.issued_at >= $1 AND t.issued_at < $2)')
@@ -320,28 +320,40 @@ BEGIN
 END
 $function$;
 
+-- The bound that a conversion to partitions has set to the moments of a table's rows, and whether all of them
+-- were looked at; NULL where there is none.
+CREATE OR REPLACE FUNCTION @schema@.bound_of(parent text, OUT bound timestamptz, OUT is_validated boolean)
+RETURNS record
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $function$
+DECLARE
+    _definition text;
+BEGIN
+    SELECT pg_get_constraintdef(c.oid), c.convalidated INTO _definition, is_validated
+    FROM pg_constraint AS c
+    WHERE c.conrelid = to_regclass(concat('@schema@.', quote_ident(parent))) AND c.conname = concat(parent, '_bound');
+    bound := substring(_definition FROM '''([^'']*)''');
+END
+$function$;
+
 -- A conversion to partitions that was interrupted has left a bound on the moments of the rows: take it away
 -- days before a write could fail by it.
 CREATE OR REPLACE FUNCTION @schema@.lift_bound(horizon interval DEFAULT '3 days')
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET TimeZone = 'UTC'
-SET DateStyle = 'ISO, YMD'
 AS $function$
 DECLARE
-    _bound record;
+    _parent text;
 BEGIN
-    FOR _bound IN
-        SELECT c.conrelid::regclass AS relation, c.conname AS name
-        FROM pg_constraint AS c
-        JOIN pg_class AS t ON t.oid = c.conrelid
-        WHERE t.relnamespace = '@schema@'::regnamespace
-          AND t.relname IN ('activity', 'transaction')
-          AND c.conname = concat(t.relname, '_bound')
-          AND substring(pg_get_constraintdef(c.oid) FROM '''([^'']*)''')::timestamptz < now() + horizon
-    LOOP
-        EXECUTE concat('ALTER TABLE ', _bound.relation, ' DROP CONSTRAINT ', quote_ident(_bound.name));
+    FOREACH _parent IN ARRAY ARRAY['transaction', 'activity'] LOOP
+        IF (SELECT b.bound < now() + horizon FROM @schema@.bound_of(_parent) AS b) THEN
+            EXECUTE concat('ALTER TABLE @schema@.', quote_ident(_parent), ' DROP CONSTRAINT ', quote_ident(concat(_parent, '_bound')));
+        END IF;
     END LOOP;
 END
 $function$;
@@ -373,7 +385,7 @@ BEGIN
     IF _first IS NULL THEN
         RETURN;
     END IF;
-    _gap := @schema@.uncovered(parent, _period, _first);
+    SELECT u.* INTO _gap FROM @schema@.uncovered(parent, _period, _first) AS u;
     IF _gap.upper >= clock_timestamp() THEN
         RETURN;
     END IF;
@@ -407,14 +419,448 @@ END
 $function$;
 
 -- Leave the mark that lets this transaction do what the guards refuse, until the setting is emptied.
-CREATE OR REPLACE FUNCTION @schema@.allow(verb text, facts jsonb)
+CREATE OR REPLACE FUNCTION @schema@.allow(verb text, facts jsonb, relation text DEFAULT NULL, kept jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $function$
 DECLARE
-    _mark record := @schema@.mark(verb, facts);
+    _mark record := @schema@.mark(verb, facts, relation, kept);
 BEGIN
     PERFORM set_config('audit_app.rewrite', concat(_mark.id, _mark.place), true);
 END
 $function$;
+
+-- What is wrong with the partitions: nothing is lost by any of it.
+CREATE OR REPLACE FUNCTION @schema@.partition_faults(expected jsonb)
+RETURNS TABLE (code text, relation text, message text)
+LANGUAGE plpgsql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _parent text;
+    _period text;
+    _wanted text := expected ->> 'partition_by';
+    _default regclass;
+    _is_used boolean;
+BEGIN
+    FOREACH _parent IN ARRAY ARRAY['activity', 'transaction'] LOOP
+        _period := @schema@.partitioned_by(_parent);
+        relation := concat(@schema_literal@, '.', _parent);
+        IF expected ? 'partition_by' AND _period IS DISTINCT FROM _wanted THEN
+            code := 'partitioning';
+            message := concat(
+                'is ', coalesce('partitioned by ' || _period, 'not partitioned'), ', and the application says ',
+                coalesce(_wanted, 'nothing of partitions')
+            );
+            RETURN NEXT;
+        END IF;
+        CONTINUE WHEN _period IS NULL;
+        code := 'next_partition';
+        -- A gap that is over takes nothing any more.
+        IF (SELECT u.upper > clock_timestamp() FROM @schema@.uncovered(_parent, _period, clock_timestamp()) AS u) THEN
+            message := concat('has no partition for the present ', _period);
+            RETURN NEXT;
+        ELSIF (
+            SELECT u.upper > clock_timestamp()
+            FROM @schema@.uncovered(_parent, _period, @schema@.period_start(_period, clock_timestamp(), 1)) AS u
+        ) THEN
+            message := concat('has no partition for the next ', _period);
+            RETURN NEXT;
+        END IF;
+        SELECT p.relation INTO _default FROM @schema@.partitions() AS p WHERE p.parent = _parent AND p.is_default;
+        IF NOT FOUND THEN
+            message := 'has no default partition: a write fails for which there is no other one';
+            code := 'default_partition';
+            RETURN NEXT;
+        -- Whoever checks may not be allowed to look.
+        ELSIF has_table_privilege(_default, 'SELECT') THEN
+            EXECUTE concat('SELECT EXISTS (SELECT FROM ONLY ', _default, ')') INTO _is_used;
+            IF _is_used THEN
+                code := 'default_rows';
+                relation := _default::text;
+                message := 'holds rows that have no partition of their own';
+                RETURN NEXT;
+            END IF;
+        END IF;
+    END LOOP;
+    code := 'split';
+    FOR relation IN
+        SELECT c.oid::regclass::text
+        FROM pg_class AS c
+        WHERE c.relnamespace = '@schema@'::regnamespace AND c.relkind = 'r' AND @schema@.is_copy(c.oid)
+    LOOP
+        message := 'is a part of a splitting that was not done to the end; until then, history cannot be rewritten';
+        RETURN NEXT;
+    END LOOP;
+END
+$function$;
+
+-- Is this a table that a splitting of the history has made, and not attached yet?
+CREATE OR REPLACE FUNCTION @schema@.is_copy(relation oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT coalesce(starts_with(obj_description(relation, 'pg_class'), 'audit_app split'), false)
+$function$;
+
+-- Begin to convert a table: bound the moments of its rows, so that it can become a partition without being
+-- read. Returns the bound: the beginning of a period at least "leeway" away, since a write fails behind it.
+-- To be validated afterwards, beside the writers.
+CREATE OR REPLACE FUNCTION @schema@.bound_table(parent text, period text, bound timestamptz DEFAULT NULL, leeway interval DEFAULT '7 days')
+RETURNS timestamptz
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _relation text := concat('@schema@.', quote_ident(parent));
+    _name text := concat(parent, '_bound');
+    _present timestamptz;
+BEGIN
+    bound := coalesce(bound, @schema@.period_start(period, clock_timestamp() + leeway, 1));
+    SELECT b.bound INTO _present FROM @schema@.bound_of(parent) AS b;
+    IF _present > clock_timestamp() + least(leeway, bound - clock_timestamp()) / 2 THEN
+        RETURN _present;
+    END IF;
+    IF _present IS NOT NULL THEN
+        EXECUTE concat('ALTER TABLE ', _relation, ' DROP CONSTRAINT ', quote_ident(_name));
+    END IF;
+    EXECUTE concat(
+        'ALTER TABLE ', _relation, ' ADD CONSTRAINT ', quote_ident(_name), ' CHECK (issued_at < ', quote_literal(bound), ') NOT VALID'
+    );
+    RETURN bound;
+END
+$function$;
+
+-- Convert a table: what it holds becomes the first partition of a partitioned table of the same name, and
+-- nothing is copied. Its rows must have been bounded by bound_table() and that validated; and "key" be a
+-- unique index over (id, issued_at). All writers wait while this runs: for the lock, and for some statements
+-- on the catalog.
+CREATE OR REPLACE FUNCTION @schema@.partition_table(parent text, period text, key text)
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _new text := concat('@schema@.', quote_ident(parent));
+    _relation regclass := _new::regclass;
+    _name text;
+    _bound timestamptz;
+    _owner text;
+    _comment text;
+    _next bigint;
+    _dependent text;
+    _indexes text[];
+    _grants text[];
+    _comments text[];
+    _statement text;
+    _row record;
+BEGIN
+    EXECUTE concat('LOCK TABLE ', _relation, ' IN ACCESS EXCLUSIVE MODE');
+    SELECT b.bound INTO _bound FROM @schema@.bound_of(parent) AS b WHERE b.is_validated;
+    IF NOT FOUND OR @schema@.is_partitioned(parent) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = concat(_relation, ' is not prepared to be partitioned'),
+            HINT = 'Use flask audit partition, which prepares it.';
+    END IF;
+    -- What depends on the table would go on to depend on the first partition, and see nothing newer.
+    SELECT string_agg(DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid), ', ') INTO _dependent
+    FROM pg_depend AS d
+    LEFT JOIN pg_trigger AS g ON d.classid = 'pg_trigger'::regclass AND g.oid = d.objid
+    LEFT JOIN pg_constraint AS c ON d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+    WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = _relation
+      AND (
+          d.deptype = 'n' AND NOT d.classid IN ('pg_attrdef'::regclass, 'pg_class'::regclass)
+          AND c.conrelid IS DISTINCT FROM _relation
+          OR d.classid IN ('pg_policy'::regclass, 'pg_publication_rel'::regclass)
+          OR d.classid = 'pg_trigger'::regclass AND g.tgname <> 'append_only'
+      );
+    IF _dependent IS NOT NULL THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = concat(_relation, ' cannot be partitioned while something depends on it: ', _dependent),
+            HINT = 'Drop that, partition the trail, and make it again. Nothing was changed.';
+    END IF;
+    SELECT pg_get_userbyid(c.relowner), obj_description(c.oid, 'pg_class') INTO _owner, _comment
+    FROM pg_class AS c
+    WHERE c.oid = _relation;
+    SELECT array_agg(pg_get_indexdef(i.indexrelid) ORDER BY i.indexrelid) INTO _indexes
+    FROM pg_index AS i
+    JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE i.indrelid = _relation AND NOT i.indisprimary AND i.indisvalid AND c.relname <> key;
+    SELECT array_agg(g.statement ORDER BY g.statement) INTO _grants
+    FROM (
+        SELECT concat(
+            'GRANT ', a.privilege_type, CASE WHEN o.attname IS NOT NULL THEN concat(' (', quote_ident(o.attname), ')') END,
+            ' ON ', _new, ' TO ', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+        )
+        FROM (
+            SELECT NULL::name AS attname, c.relacl AS acl, c.relowner FROM pg_class AS c WHERE c.oid = _relation
+            UNION ALL
+            SELECT a.attname, a.attacl, 0 FROM pg_attribute AS a WHERE a.attrelid = _relation AND a.attnum > 0
+        ) AS o
+        CROSS JOIN LATERAL aclexplode(o.acl) AS a
+        WHERE a.grantee <> o.relowner
+    ) AS g (statement);
+    SELECT array_agg(concat('COMMENT ON COLUMN ', _new, '.', quote_ident(a.attname), ' IS ', quote_literal(d.description)))
+    INTO _comments
+    FROM pg_description AS d
+    JOIN pg_attribute AS a ON a.attrelid = d.objoid AND a.attnum = d.objsubid
+    WHERE d.classoid = 'pg_class'::regclass AND d.objoid = _relation AND d.objsubid > 0;
+    -- Nobody takes a number now. Those that were taken and not written yet, by whoever rolls back, are gaps.
+    EXECUTE concat(
+        'SELECT CASE WHEN s.is_called THEN s.last_value + 1 ELSE s.last_value END FROM ',
+        pg_get_serial_sequence(_new, 'id'), ' AS s'
+    ) INTO _next;
+
+    _name := concat(parent, '_before_', to_char(
+        _bound, CASE period WHEN 'week' THEN 'IYYY"_w"IW' ELSE 'YYYY_MM' END
+    ));
+    EXECUTE concat('ALTER TABLE ', _new, ' ALTER COLUMN id DROP IDENTITY');
+    FOR _row IN
+        SELECT c.conname FROM pg_constraint AS c WHERE c.conrelid = _relation AND c.contype = 'p'
+    LOOP
+        EXECUTE concat('ALTER TABLE ', _new, ' DROP CONSTRAINT ', quote_ident(_row.conname));
+    END LOOP;
+    EXECUTE concat(
+        'ALTER TABLE ', _new, ' ADD CONSTRAINT ', quote_ident(concat(_name, '_pkey')), ' PRIMARY KEY USING INDEX ', quote_ident(key)
+    );
+    EXECUTE concat('ALTER TABLE ', _new, ' RENAME TO ', quote_ident(_name));
+    -- The names go to the indexes of the partitioned table.
+    FOR _row IN
+        SELECT c.relname AS name, concat(_name, substr(c.relname, length(parent) + 1)) AS new_name
+        FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE i.indrelid = _relation AND NOT i.indisprimary
+    LOOP
+        EXECUTE concat('ALTER INDEX @schema@.', quote_ident(_row.name), ' RENAME TO ', quote_ident(_row.new_name));
+    END LOOP;
+
+    EXECUTE concat(
+        'CREATE TABLE ', _new, ' (LIKE ', _relation, ' INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE,',
+        ' CONSTRAINT ', quote_ident(concat(parent, '_pkey')), ' PRIMARY KEY (id, issued_at)) PARTITION BY RANGE (issued_at)'
+    );
+    EXECUTE concat('ALTER TABLE ', _new, ' ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (START WITH ', _next, ' MINVALUE 1)');
+    FOREACH _statement IN ARRAY coalesce(_indexes, '{}') LOOP
+        EXECUTE _statement;
+    END LOOP;
+    PERFORM @schema@.guard(_new::regclass);
+    EXECUTE concat('REVOKE ALL ON ', _new, ' FROM PUBLIC');
+    FOREACH _statement IN ARRAY coalesce(_grants, '{}') || coalesce(_comments, '{}') LOOP
+        EXECUTE _statement;
+    END LOOP;
+    -- Whoever reads the trail reads it by its name.
+    FOR _row IN
+        SELECT DISTINCT a.grantee
+        FROM pg_class AS c
+        CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.oid = _relation AND a.grantee <> c.relowner
+    LOOP
+        EXECUTE concat(
+            'REVOKE ALL ON ', _relation, ' FROM ',
+            CASE _row.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(_row.grantee)) END
+        );
+    END LOOP;
+    IF _comment IS NOT NULL THEN
+        EXECUTE concat('COMMENT ON TABLE ', _new, ' IS ', quote_literal(_comment));
+        EXECUTE concat('COMMENT ON TABLE ', _relation, ' IS NULL');
+    END IF;
+    IF _owner <> current_user THEN
+        EXECUTE concat('ALTER TABLE ', _new, ' OWNER TO ', quote_ident(_owner));
+    END IF;
+    PERFORM @schema@.attach_table(parent, _relation, NULL, _bound);
+    EXECUTE concat('ALTER TABLE ', _relation, ' DROP CONSTRAINT ', quote_ident(concat(parent, '_bound')));
+    PERFORM @schema@.set_period(parent, period);
+    PERFORM @schema@.extend_partitions();
+    RETURN _name;
+END
+$function$;
+
+-- The partition that holds everything before a moment, where there is one: what a conversion began with.
+CREATE OR REPLACE FUNCTION @schema@.history_of(parent text, OUT relation regclass, OUT upper timestamptz)
+RETURNS record
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT p.relation, p.upper
+    FROM @schema@.partitions() AS p
+    WHERE p.parent = history_of.parent AND p.lower IS NULL AND p.upper IS NOT NULL
+$function$;
+
+-- The copies that a splitting has made of the parts of the history, the oldest first.
+CREATE OR REPLACE FUNCTION @schema@.copies(parent text)
+RETURNS TABLE (relation regclass, lower timestamptz, upper timestamptz)
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT c.oid::regclass, (d.words)[4]::timestamptz, (d.words)[5]::timestamptz
+    FROM pg_class AS c
+    CROSS JOIN LATERAL (SELECT string_to_array(obj_description(c.oid, 'pg_class'), ' ')) AS d (words)
+    WHERE c.relnamespace = '@schema@'::regnamespace
+      AND c.relkind = 'r'
+      AND @schema@.is_copy(c.oid)
+      AND (d.words)[3] = parent
+      AND cardinality(d.words) = 5
+    ORDER BY 2
+$function$;
+
+-- Copy the next period of the history into a table of its own, which nobody reads yet. To be called again until
+-- it returns no partition; an interrupted call leaves nothing behind.
+CREATE OR REPLACE FUNCTION @schema@.split_history(parent text, OUT partition text, OUT copied bigint)
+RETURNS record
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _history record;
+    _period text := @schema@.partitioned_by(parent);
+    _lower timestamptz;
+    _upper timestamptz;
+    _is_there boolean;
+    _copy regclass;
+BEGIN
+    SELECT h.* INTO _history FROM @schema@.history_of(parent) AS h;
+    IF _history.relation IS NULL THEN
+        RETURN;
+    END IF;
+    IF _history.upper >= clock_timestamp() THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = concat(_history.relation, ' is added to until ', _history.upper),
+            HINT = 'Split it after that. Nothing was changed.';
+    END IF;
+    SELECT max(c.upper) INTO _lower FROM @schema@.copies(parent) AS c;
+    IF _lower IS NULL THEN
+        EXECUTE concat('SELECT min(t.issued_at) FROM ONLY ', _history.relation, ' AS t') INTO _lower;
+    END IF;
+    WHILE _lower < _history.upper LOOP
+        _lower := @schema@.period_start(_period, _lower);
+        _upper := least(@schema@.period_start(_period, _lower, 1), _history.upper);
+        EXECUTE concat(
+            'SELECT EXISTS (SELECT FROM ONLY ', _history.relation, ' AS t WHERE t.issued_at >= $1 AND t.issued_at < $2)'
+        ) INTO _is_there USING _lower, _upper;
+        IF _is_there THEN
+            _copy := @schema@.make_table(parent, @schema@.partition_name(parent, _period, _lower));
+            EXECUTE concat(
+                'ALTER TABLE ', _copy, ' ADD CONSTRAINT bound CHECK (issued_at >= ', quote_literal(_lower),
+                ' AND issued_at < ', quote_literal(_upper), ')'
+            );
+            EXECUTE concat('COMMENT ON TABLE ', _copy, ' IS ', quote_literal(concat_ws(
+                ' ', 'audit_app split', parent, replace(_lower::text, ' ', 'T'), replace(_upper::text, ' ', 'T')
+            )));
+            EXECUTE concat(
+                'INSERT INTO ', _copy, ' SELECT t.* FROM ONLY ', _history.relation,
+                ' AS t WHERE t.issued_at >= $1 AND t.issued_at < $2'
+            ) USING _lower, _upper;
+            GET DIAGNOSTICS copied = ROW_COUNT;
+            partition := _copy;
+            RETURN;
+        END IF;
+        _lower := _upper;
+    END LOOP;
+END
+$function$;
+
+-- Put the copies in the place of the history, if they hold as many rows; else drop those from the first one on
+-- that does not, which are to be made again. Returns whether it is done. The history itself stays as a table
+-- that nobody reads, for drop_history().
+CREATE OR REPLACE FUNCTION @schema@.finish_split(parent text)
+RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _history record;
+    _copy record;
+    _there bigint;
+    _here bigint;
+    _rows bigint := 0;
+    _partitions int := 0;
+    _is_complete boolean := true;
+BEGIN
+    SELECT h.* INTO _history FROM @schema@.history_of(parent) AS h;
+    IF _history.relation IS NULL THEN
+        RETURN true;
+    END IF;
+    -- Whoever reads goes on. Nobody writes, but whoever imports old history.
+    EXECUTE concat('LOCK TABLE ', _history.relation, ' IN SHARE ROW EXCLUSIVE MODE');
+    FOR _copy IN SELECT * FROM @schema@.copies(parent) LOOP
+        IF _is_complete THEN
+            EXECUTE concat('SELECT count(*) FROM ONLY ', _history.relation, ' AS t WHERE t.issued_at >= $1 AND t.issued_at < $2')
+            INTO _there USING _copy.lower, _copy.upper;
+            EXECUTE concat('SELECT count(*) FROM ONLY ', _copy.relation) INTO _here;
+            _is_complete := _here = _there;
+            _rows := _rows + _here;
+            _partitions := _partitions + 1;
+        END IF;
+        IF NOT _is_complete THEN
+            EXECUTE concat('DROP TABLE ', _copy.relation);
+        END IF;
+    END LOOP;
+    EXECUTE concat('SELECT count(*) FROM ONLY ', _history.relation) INTO _there;
+    IF NOT _is_complete OR _there <> _rows THEN
+        RETURN false;
+    END IF;
+    PERFORM @schema@.mark('partition', jsonb_build_object(
+        'operation', 'split', 'table', parent, 'partition', _history.relation::text, 'partitions', _partitions, 'rows', _rows
+    ));
+    EXECUTE concat('ALTER TABLE @schema@.', quote_ident(parent), ' DETACH PARTITION ', _history.relation);
+    EXECUTE concat('COMMENT ON TABLE ', _history.relation, ' IS ', quote_literal(concat('audit_app split ', parent)));
+    FOR _copy IN SELECT * FROM @schema@.copies(parent) LOOP
+        PERFORM @schema@.attach_table(parent, _copy.relation, _copy.lower, _copy.upper);
+        EXECUTE concat('ALTER TABLE ', _copy.relation, ' DROP CONSTRAINT bound');
+        EXECUTE concat('COMMENT ON TABLE ', _copy.relation, ' IS NULL');
+    END LOOP;
+    RETURN true;
+END
+$function$;
+
+-- Drop the table that held the history before it was split.
+CREATE OR REPLACE FUNCTION @schema@.drop_history(parent text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+DECLARE
+    _relation regclass;
+BEGIN
+    FOR _relation IN
+        SELECT c.oid
+        FROM pg_class AS c
+        WHERE c.relnamespace = '@schema@'::regnamespace
+          AND c.relkind = 'r'
+          AND NOT c.relispartition
+          AND obj_description(c.oid, 'pg_class') = concat('audit_app split ', parent)
+    LOOP
+        EXECUTE concat('DROP TABLE ', _relation);
+    END LOOP;
+END
+$function$;
+
+-- A partition whose guard is missing gets it again.
+DO $do$
+DECLARE
+    _relation regclass;
+BEGIN
+    FOR _relation IN SELECT p.relation FROM @schema@.partitions() AS p LOOP
+        PERFORM @schema@.guard(_relation);
+    END LOOP;
+END
+$do$;

@@ -1,8 +1,12 @@
 -- The row of @schema@.transaction for this database transaction and the present context, made at
 -- the first change. Called by the capture functions only, which fix the search_path.
+--
+-- A plan that was made while the table was one page long would read all of it for each statement, and grow with
+-- it; with partitions that is the case anew each month.
 CREATE OR REPLACE FUNCTION @schema@.transaction_id()
 RETURNS bigint
 LANGUAGE plpgsql
+SET enable_seqscan = off
 AS $function$
 DECLARE
     -- Any role can set these two, to anything. The context is a claim; the memo saves a search.
@@ -24,6 +28,7 @@ BEGIN
         FROM @schema@.transaction AS t
         WHERE t.ctid = split_part(_memo, ' ', 1)::tid
           AND t.native_transaction_id = pg_catalog.pg_current_xact_id()
+          -- Leaves one partition to look into: the same place is in each of them.
           AND t.issued_at = pg_catalog.transaction_timestamp()
           -- A session that acts under another role from here on gets a row of its own.
           AND t.role_name = _role;

@@ -8,7 +8,7 @@ object (kind, name, owner, acl) AS (
         CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, CAST(CAST(c.oid AS regclass) AS text), c.relowner, c.relacl
     FROM pg_class AS c
     JOIN schema AS s ON s.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p', 'S') AND (c.relname IN ('activity', 'transaction') OR c.relkind = 'S')
+    WHERE c.relkind IN ('r', 'p', 'S') AND (c.relname IN ('activity', 'transaction') OR c.relispartition OR c.relkind = 'S')
     UNION ALL
     SELECT 'FUNCTION', CAST(CAST(p.oid AS regprocedure) AS text), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner))
     FROM pg_proc AS p

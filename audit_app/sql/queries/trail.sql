@@ -10,7 +10,8 @@ SELECT
     (
         SELECT CAST(sum(p.reltuples) FILTER (WHERE p.reltuples >= 0) AS bigint)
         FROM pg_class AS p
-        WHERE p.relnamespace = n.oid AND p.relkind = 'r' AND p.relname = 'activity'
+        WHERE p.relnamespace = n.oid AND p.relkind = 'r'
+          AND (p.relname = 'activity' OR p.oid IN (SELECT i.inhrelid FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhparent WHERE c.relnamespace = n.oid AND c.relname = 'activity'))
     ) AS activities_estimate
 FROM pg_namespace AS n
 WHERE n.nspname = @schema_literal@
