@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from functools import partialmethod
 from types import CodeType
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +15,14 @@ from jinja2.bccache import Bucket, BytecodeCache
 
 from audit_app import AuditLogger
 from tests import server as servers
-from tests.trail import Trail, install
+
+PARTITION_BY = os.environ.get("AUDIT_TEST_PARTITION_BY")
+if PARTITION_BY:
+    # Before the first logger is made: every test's trail is partitioned then.
+    made: Any = partialmethod(AuditLogger.__init__, partition_by=PARTITION_BY)
+    AuditLogger.__init__ = made  # type: ignore[method-assign]
+
+from tests.trail import Trail, install  # noqa: E402
 
 
 class CompiledTemplates(BytecodeCache):

@@ -106,6 +106,7 @@ _CAPTURE = "integration/test_capture.py"
 _ERRORS = "integration/test_errors.py"
 _ROLES = "integration/test_roles.py"
 _EVOLUTION = "migration/test_evolution.py"
+_PARTITIONS = "integration/test_partitions.py"
 
 _SETTINGS_TEST = f"{_VALUES}::test_the_clients_settings_do_not_change_what_is_stored"
 _GARBAGE_TEST = f"{_BYPASS}::test_settings_set_to_garbage"
@@ -117,7 +118,7 @@ _NEVER = "WHEN division_by_zero THEN"  # an exception that does not happen
 
 _TABLE, _TEXT, _SUSPEND = "sql/audit_table.sql", "sql/capture.sql", "sql/suspend.sql"
 _ROW, _ONLY, _PUBLIC = "sql/transaction_id.sql", "sql/append_only.sql", "sql/roles.sql"
-_EVOLVE = "sql/evolve.sql"
+_EVOLVE, _PARTS = "sql/evolve.sql", "sql/partitions.sql"
 _VALUE, _CONTEXT, _STATEMENTS = "sql/values.sql", "context.py", "statements.py"
 
 
@@ -169,8 +170,8 @@ MUTATIONS: Final[Sequence[Mutation]] = (
     # -- The rewriting
     _m("rewrite-record", _ONLY, "          AND a.verb = _verb\n", "",
        f"{_EVOLUTION}::test_the_guard_stays"),
-    _m("rewrite-xid", _ONLY, "\n          AND a.native_transaction_id = pg_current_xact_id()\n", "\n",
-       f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("rewrite-xid", _ONLY, "          AND a.native_transaction_id = pg_current_xact_id()\n", "",
+       f"{_EVOLUTION}::test_a_mark_that_another_transaction_has_just_left"),
     _m("rewrite-update", _ONLY, "TG_OP = 'UPDATE' AND ", "", f"{_EVOLUTION}::test_the_guard_stays"),
     _m("rewrite-activity", _ONLY, " AND TG_TABLE_NAME = 'activity' THEN", " THEN",
        f"{_EVOLUTION}::test_the_guard_stays"),
@@ -189,6 +190,18 @@ MUTATIONS: Final[Sequence[Mutation]] = (
     _m("rewrite-forgets-online", "evolution.py",
        'execute("forget_kept")', "",
        f"{_EVOLUTION}::test_removal_for_good"),
+
+    # -- Partitions
+    _m("partition-guard", _PARTS, "    PERFORM @schema@.guard(_name::regclass);\n", "",
+       f"{_PARTITIONS}::test_a_partition_is_append_only"),
+    _m("partition-definer", _PARTS, "SECURITY DEFINER\n", "",
+       f"{_PARTITIONS}::test_a_writer_may_have_the_next_partitions_made_and_no_others"),
+    _m("partition-later", _PARTS, "clock_timestamp() + margin", "clock_timestamp() - margin",
+       f"{_PARTITIONS}::test_maintenance_makes_what_is_missing_and_moves_what_is_in_the_default"),
+    _m("partition-copies", _ONLY, "_verb = 'rewrite' AND EXISTS", "false AND EXISTS",
+       f"{_PARTITIONS}::test_the_history_is_split"),
+    _m("partition-count", _PARTS, "_is_complete := _here = _there", "_is_complete := true",
+       f"{_PARTITIONS}::test_the_history_is_split"),
 
     # -- Suspension, the memo, the context
     _m("suspension-xid", _SUSPEND,

@@ -81,8 +81,11 @@ class Project:
         self.revisions: list[str] = []
         self.tenant: str | None = None
 
-    def become(self, models: Models, *, schema_name: str = "audit") -> None:
-        """Let the project have these models from now on."""
+    def become(self, models: Models, *, schema_name: str = "audit", **options: Any) -> None:
+        """Let the project have these models from now on.
+
+        :param options: of the AuditLogger.
+        """
 
         classes: list[type[Any]] = []  # a registry holds its classes weakly
         self.classes = classes
@@ -92,7 +95,7 @@ class Project:
                 classes.append(cls)
                 super().__init_subclass__(**options)
 
-        self.logger = AuditLogger(schema_name=schema_name)
+        self.logger = AuditLogger(schema_name=schema_name, **options)
         self.logger.init(Base)
         models(Base)
         self.metadata = Base.metadata

@@ -413,3 +413,17 @@ def test_the_models_of_another_database(project: Project) -> None:
     assert [difference[0] for difference in project.differences()] == ["add_table"]
     project.metadata = own
     assert "audit" in [difference[0] for difference in project.differences()]
+
+
+def test_partitions_are_not_for_a_revision_to_drop(project: Project) -> None:
+    before = catalog(project)
+    project.become(article({}), partition_by="month")
+    project.migrate("first")  # shows that a second one would be empty
+    assert project.check() == []
+    project.run("INSERT INTO article VALUES (1, 'a')")
+    assert project.value("SELECT count(*) FROM audit.partitions() WHERE is_default") == 2
+    project.run("SET audit_app.drop_trail = on")
+    project.downgrade("base")
+    assert project.value("SELECT count(*) FROM audit.activity") == 1
+    project.run("DROP SCHEMA audit CASCADE")
+    assert catalog(project) == before

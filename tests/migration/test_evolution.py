@@ -344,6 +344,18 @@ def test_the_guard_stays(project: Project) -> None:
         )
 
 
+def test_a_mark_that_another_transaction_has_just_left(project: Project) -> None:
+    """It is not older than the transaction that claims it, and not its own."""
+    claim = "SELECT set_config('audit_app.rewrite', (SELECT concat(id, ctid) FROM audit.activity "
+    claim += "ORDER BY id DESC LIMIT 1), true)"
+    with project.engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        project.run("SELECT audit.begin_rewrite('a', NULL, '{}')")
+        connection.exec_driver_sql(claim)
+        with pytest.raises(sa.exc.ProgrammingError, match="append-only"), connection.begin_nested():
+            connection.exec_driver_sql("UPDATE audit.activity SET verb = 'x'")
+
+
 def test_nobody_else_may(project: Project) -> None:
     functions = "'begin_rewrite', 'evolve', 'evolve_batch', 'restore_column', 'forget_kept'"
     query = (
