@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -106,16 +106,8 @@ def maintain(
     :raises PartitioningError: if it is not partitioned.
     :raises TableBusyError: if a lock could not be had; what was done before is done.
     """
-    with engine.connect() as connection:
-        if partitioned_by(connection, trail) is None:
-            raise PartitioningError(
-                f"The trail in the schema {trail.schema_name!r} is not partitioned: convert it "
-                "with flask audit partition --by month."
-            )
-
-    def step(function: str, *arguments: Any) -> Any:
-        return _patiently(engine, trail, function, *arguments, lock_timeout=lock_timeout,
-                          attempts=attempts, progress=progress)  # fmt: skip
+    _require_partitions(engine, trail)
+    step = _Steps(engine, trail, lock_timeout, attempts, progress)
 
     made = tuple(row.partition for row in step("extend_partitions", ahead, margin))
     for name in made:
@@ -163,9 +155,7 @@ def convert(
         partitioned_by(connection, trail)
         before = _names(connection, trail)
 
-    def step(function: str, *arguments: Any) -> Any:
-        return _patiently(engine, trail, function, *arguments, lock_timeout=lock_timeout,
-                          attempts=attempts, progress=progress)  # fmt: skip
+    step = _Steps(engine, trail, lock_timeout, attempts, progress)
 
     for parent in _PARENTS:
         with engine.connect() as connection:
@@ -200,16 +190,8 @@ def split(
     :raises PartitioningError: if rows still go there: split it after its end.
     :raises NotInstalledError, TableBusyError: as they say.
     """
-    with engine.connect() as connection:
-        if partitioned_by(connection, trail) is None:
-            raise PartitioningError(
-                f"The trail in the schema {trail.schema_name!r} is not partitioned: convert it "
-                "with flask audit partition --by month."
-            )
-
-    def step(function: str, *arguments: Any) -> Any:
-        return _patiently(engine, trail, function, *arguments, lock_timeout=lock_timeout,
-                          attempts=attempts, progress=progress)  # fmt: skip
+    _require_partitions(engine, trail)
+    step = _Steps(engine, trail, lock_timeout, attempts, progress)
 
     moved = []
     for parent in _PARENTS:
@@ -271,38 +253,45 @@ _TABLES: Final = {
 """The columns of the functions that return rows."""
 
 
-def _patiently(
-    engine: sa.Engine,
-    trail: Trail,
-    function: str,
-    *arguments: Any,
-    lock_timeout: int,
-    attempts: int,
-    progress: Callable[[str], None],
-) -> Any:
-    """Call a function of the trail in a transaction that gives way to others, again and again."""
-    call = getattr(getattr(sa.func, trail.schema_name), function)(*arguments)
-    if function in _TABLES:
-        statement = sa.select(call.table_valued(*_TABLES[function]))
-    else:
-        statement = sa.select(call)
-    name = f"{trail.schema_name}.{arguments[0] if function not in _TABLES else 'activity'}"
-    try:
-        return patiently(
-            engine,
-            lambda connection: connection.execute(statement).all(),
-            name,
-            lock_timeout=lock_timeout,
-            attempts=attempts,
-            busy=_RETRIED,
-            progress=progress,
-        )
-    except sa.exc.DBAPIError as error:
-        diagnosis = getattr(error.orig, "diag", None)
-        if sqlstate(error) == "55000" and diagnosis is not None:
-            text = f"{diagnosis.message_primary}. {diagnosis.message_hint}"
-            raise PartitioningError(text) from error
-        raise
+@dataclass(frozen=True)
+class _Steps:
+    """Calls functions of the trail, each in a transaction that gives way to others."""
+
+    engine: sa.Engine
+    trail: Trail
+    lock_timeout: int
+    attempts: int
+    progress: Callable[[str], None]
+
+    def __call__(self, function: str, *arguments: Any) -> Sequence[Any]:
+        call = getattr(getattr(sa.func, self.trail.schema_name), function)(*arguments)
+        columns = _TABLES.get(function)
+        statement = sa.select(call if columns is None else call.table_valued(*columns))
+        try:
+            return patiently(
+                self.engine,
+                lambda connection: connection.execute(statement).all(),
+                self.trail.schema_name,
+                lock_timeout=self.lock_timeout,
+                attempts=self.attempts,
+                busy=_RETRIED,
+                progress=self.progress,
+            )
+        except sa.exc.DBAPIError as error:
+            diagnosis = getattr(error.orig, "diag", None)
+            if sqlstate(error) == "55000" and diagnosis is not None:
+                text = f"{diagnosis.message_primary}. {diagnosis.message_hint}"
+                raise PartitioningError(text) from error
+            raise
+
+
+def _require_partitions(engine: sa.Engine, trail: Trail) -> None:
+    with engine.connect() as connection:
+        if partitioned_by(connection, trail) is None:
+            raise PartitioningError(
+                f"The trail in the schema {trail.schema_name!r} is not partitioned: convert it "
+                "with flask audit partition --by month."
+            )
 
 
 def _names(connection: sa.Connection, trail: Trail) -> list[str]:

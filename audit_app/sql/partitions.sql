@@ -210,6 +210,18 @@ AS $function$
     LIMIT 1
 $function$;
 
+-- Let one transaction at a time change the partitions: others wait for its end, or for as long as lock_timeout
+-- says.
+CREATE OR REPLACE FUNCTION @schema@.take_turns()
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(concat('audit_app partitions ', @schema_literal@), 0));
+END
+$function$;
+
 -- Make what is missing of the default, present and next partitions of both tables; returns what was made.
 --
 -- Where rows of the present period are in the default partition already, the new one begins a moment later than
@@ -231,6 +243,7 @@ DECLARE
     _gap record;
     _is_in_default boolean;
 BEGIN
+    PERFORM @schema@.take_turns();
     FOREACH _parent IN ARRAY ARRAY['transaction', 'activity'] LOOP
         _period := @schema@.partitioned_by(_parent);
         CONTINUE WHEN _period IS NULL;
@@ -377,6 +390,7 @@ DECLARE
     _target regclass;
     _removed bigint;
 BEGIN
+    PERFORM @schema@.take_turns();
     SELECT p.relation INTO _default FROM @schema@.partitions() AS p WHERE p.parent = empty_default.parent AND p.is_default;
     IF NOT FOUND THEN
         RETURN;
@@ -734,6 +748,7 @@ DECLARE
     _is_there boolean;
     _copy regclass;
 BEGIN
+    PERFORM @schema@.take_turns();
     SELECT h.* INTO _history FROM @schema@.history_of(parent) AS h;
     IF _history.relation IS NULL THEN
         RETURN;
@@ -795,6 +810,7 @@ DECLARE
     _partitions int := 0;
     _is_complete boolean := true;
 BEGIN
+    PERFORM @schema@.take_turns();
     SELECT h.* INTO _history FROM @schema@.history_of(parent) AS h;
     IF _history.relation IS NULL THEN
         RETURN true;

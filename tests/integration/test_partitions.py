@@ -357,6 +357,22 @@ def test_writers_go_on_while_partitions_are_made(monthly: Trail) -> None:
     assert writer.longest < 0.2 + SLACK
 
 
+def test_two_who_maintain_take_turns(monthly: Trail) -> None:
+    made: list[Any] = []
+
+    def maintain() -> None:
+        made.append(partitioning.maintain(monthly.engine, monthly.logger.trail, ahead=4))
+
+    with monthly.engine.begin() as connection:
+        connection.execute(sa.text("SELECT audit.extend_partitions(4)"))
+        other = threading.Thread(target=maintain)
+        other.start()
+        other.join(0.4)
+        assert other.is_alive()
+    other.join(20)
+    assert made == [partitioning.Maintenance()]
+
+
 # -- Converting ----------------------------------------------------------------------------------
 
 
