@@ -790,9 +790,8 @@ BEGIN
 END
 $function$;
 
--- Put the copies in the place of the history, if they hold as many rows; else drop those from the first one on
--- that does not, which are to be made again. Returns whether it is done. The history itself stays as a table
--- that nobody reads, for drop_history().
+-- Put the copies in the place of the history, if they hold as many rows; else drop them, to be made again.
+-- Returns whether it is done. The history itself stays as a table that nobody reads, for drop_history().
 CREATE OR REPLACE FUNCTION @schema@.finish_split(parent text)
 RETURNS boolean
 LANGUAGE plpgsql
@@ -808,7 +807,6 @@ DECLARE
     _here bigint;
     _rows bigint := 0;
     _partitions int := 0;
-    _is_complete boolean := true;
 BEGIN
     PERFORM @schema@.take_turns();
     SELECT h.* INTO _history FROM @schema@.history_of(parent) AS h;
@@ -817,21 +815,16 @@ BEGIN
     END IF;
     -- Whoever reads goes on. Nobody writes, but whoever imports old history.
     EXECUTE concat('LOCK TABLE ', _history.relation, ' IN SHARE ROW EXCLUSIVE MODE');
-    FOR _copy IN SELECT * FROM @schema@.copies(parent) LOOP
-        IF _is_complete THEN
-            EXECUTE concat('SELECT count(*) FROM ONLY ', _history.relation, ' AS t WHERE t.issued_at >= $1 AND t.issued_at < $2')
-            INTO _there USING _copy.lower, _copy.upper;
-            EXECUTE concat('SELECT count(*) FROM ONLY ', _copy.relation) INTO _here;
-            _is_complete := _here = _there;
-            _rows := _rows + _here;
-            _partitions := _partitions + 1;
-        END IF;
-        IF NOT _is_complete THEN
-            EXECUTE concat('DROP TABLE ', _copy.relation);
-        END IF;
-    END LOOP;
     EXECUTE concat('SELECT count(*) FROM ONLY ', _history.relation) INTO _there;
-    IF NOT _is_complete OR _there <> _rows THEN
+    FOR _copy IN SELECT * FROM @schema@.copies(parent) LOOP
+        EXECUTE concat('SELECT count(*) FROM ONLY ', _copy.relation) INTO _here;
+        _rows := _rows + _here;
+        _partitions := _partitions + 1;
+    END LOOP;
+    IF _there <> _rows THEN
+        FOR _copy IN SELECT * FROM @schema@.copies(parent) LOOP
+            EXECUTE concat('DROP TABLE ', _copy.relation);
+        END LOOP;
         RETURN false;
     END IF;
     PERFORM @schema@.mark('partition', jsonb_build_object(
