@@ -135,7 +135,7 @@ $function$;
 -- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
 -- owner can make, and they would call it with the rights of the trail's owner: so that owner must be one
 -- who has these rights anyway; and so must the owners of its parts.
-CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
+CREATE OR REPLACE FUNCTION @schema@.is_trusted_custom(type oid)
 RETURNS boolean
 LANGUAGE sql
 STABLE
@@ -153,6 +153,15 @@ AS $function$
     )
 $function$;
 
+-- The same of any type. This one is inlined, and PostgreSQL's own types need no query.
+CREATE OR REPLACE FUNCTION @schema@.is_trusted(type oid)
+RETURNS boolean
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT type < 16384 OR @schema@.is_trusted_custom(type)
+$function$;
+
 -- A text type without a bound of its own.
 CREATE OR REPLACE FUNCTION @schema@.is_long_text(type oid, typmod int)
 RETURNS boolean
@@ -165,7 +174,7 @@ AS $function$
 $function$;
 
 -- What a domain over one of PostgreSQL's own types is a domain of; else the type itself.
-CREATE OR REPLACE FUNCTION @schema@.plain_type(type oid)
+CREATE OR REPLACE FUNCTION @schema@.plain_type_custom(type oid)
 RETURNS oid
 LANGUAGE sql
 STABLE
@@ -176,6 +185,15 @@ AS $function$
         SELECT t.oid, t.typbasetype FROM base JOIN pg_catalog.pg_type AS t ON t.oid = base.base
     )
     SELECT coalesce((SELECT base.oid FROM base WHERE base.base = 0 AND base.oid < 16384), type)
+$function$;
+
+-- The same of any type. This one is inlined; below 12000 there are no domains (information_schema has some).
+CREATE OR REPLACE FUNCTION @schema@.plain_type(type oid)
+RETURNS oid
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT CASE WHEN type < 12000 THEN type ELSE @schema@.plain_type_custom(type) END
 $function$;
 
 -- A column as a value of its plain type. The domain's owner has no say in that: no cast is called and no
@@ -456,7 +474,7 @@ DECLARE
 BEGIN
     WITH
     -- The old and the new row, under the aliases of the generated statements.
-    valued AS (
+    valued AS MATERIALIZED (
         SELECT
             side.alias,
             l.name,
@@ -475,6 +493,7 @@ BEGIN
             SELECT
                 @schema@.plain_reference(concat(side.alias, '.c', l.attnum), l.type),
                 @schema@.plain_type(l.type)
+            OFFSET 0  -- Computed once: the planner would put the calls wherever their results are used.
         ) AS p (reference, type)
         WHERE l.is_stored
     ),
