@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from flask import Flask
     from playwright.sync_api import Browser, Page
 
+    from tests.server import Server
+
 FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
@@ -63,11 +65,23 @@ def page(chromium: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def demo_app(database_url: str) -> Iterator[Flask]:
+def demo_app(server: Server) -> Iterator[Flask]:
     """The demo with its data, on a database of its own."""
-    app = create_app(database_url, secret_key="test")
+    with server.database(server.template(prepare, prepare_demo)) as url:
+        app = create_app(url, secret_key="test")
+        yield app
+        close(app)
+
+
+def prepare_demo(url: str) -> None:
+    """Load the demo into the database."""
+    app = create_app(url, secret_key="test")
     prepare(app, lambda line: None)
-    yield app
+    close(app)
+
+
+def close(app: Flask) -> None:
+    """Close the application's connections."""
     with app.app_context():
         db.session.remove()
         db.engine.dispose()
