@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-import audit_app
+from tests.migration.processes import processes
 from tests.migration.test_demo_migrations import OBJECTS
 
 _APP = """
@@ -34,9 +31,6 @@ def create_app():
     Migrate(app, db, **options)
     return app
 """
-
-# Flask-Migrate's own env.py calls what Flask-SQLAlchemy has deprecated.
-_WARNINGS = ("-W", "error", "-W", "ignore:'get_engine' is deprecated")
 
 
 class Site:
@@ -94,14 +88,6 @@ class Site:
             connection.execute(sa.text(statement))
 
     def _run(self, *arguments: str) -> str:
-        root = str(Path(audit_app.__file__).parents[1])
-        done = subprocess.run(
-            [sys.executable, "-B", *_WARNINGS, *arguments],
-            cwd=self.directory,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(self.directory), root])},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        code, said = processes().run(list(arguments), self.directory)
+        assert code == 0, said
+        return said
