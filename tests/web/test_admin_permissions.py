@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -123,14 +124,22 @@ FEEDS = tuple(
 )  # fmt: skip
 
 
+NUMBERED = re.compile(r"/(?:activities|transactions|versions)/(\d+)")
+
+
 def crawl(site: Site, start: str = "/audit/", *, more: bool = False) -> Iterator[tuple[str, str]]:
     """Open every page of the trail that a link leads to.
 
-    Of addresses that differ in the values of their parameters alone, a few.
+    Of addresses that differ in the values of their parameters alone, a few. Of the marks that the
+    exports leave behind, which the crawl opens on its way, a few as well.
 
     :param more: begin with pages that no link leads to as well.
     """
     waiting, seen, alike = [start], set(), Counter[Any]()
+    last = 20 + site.scalar(
+        "SELECT greatest((SELECT max(id) FROM audit.activity),"
+        " (SELECT max(id) FROM audit.transaction))"
+    )
     if more:
         waiting += [*STORIES, *FEEDS, *(f"/audit/search/?q={text}" for text in SEARCHES)]
         if "json" in start:
@@ -139,7 +148,10 @@ def crawl(site: Site, start: str = "/audit/", *, more: bool = False) -> Iterator
         path = waiting.pop(0)
         parts = urlsplit(path)
         kind = (parts.path, frozenset(parse_qs(parts.query)))
-        if path in seen or not path.startswith("/audit") or "/assets/" in path or alike[kind] > 8:
+        number = NUMBERED.search(parts.path)
+        if path in seen or not path.startswith("/audit") or "/assets/" in path or alike[kind] > 5:
+            continue
+        if number and int(number[1]) > last:
             continue
         seen.add(path)
         alike[kind] += 1
