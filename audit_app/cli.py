@@ -13,12 +13,12 @@ from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
 from audit_app import backfill as baseline
-from audit_app import checks, importing, partitioning
+from audit_app import checks, importing, partitioning, retention
 from audit_app.errors import AuditError, NotRegisteredError, NotVersionedError
 from audit_app.install import drop_trail as remove_trail
 from audit_app.install import install_online, uninstall_online
 from audit_app.models import PERIODS
-from audit_app.roles import Roles
+from audit_app.roles import Roles, set_prune_floor
 from audit_app.roles import grant as grant_roles
 from audit_app.status import Status, TableStatus
 from audit_app.status import status as read_status
@@ -100,20 +100,35 @@ _attempts_option = click.option(
 @click.option("--reader", "readers", multiple=True, help="A role that may read the trail.")
 @click.option("--suspend", "suspenders", multiple=True, help="A role that may suspend the capture.")
 @click.option("--export", "exporters", multiple=True, help="A role that may record exports.")
+@click.option("--pruner", "pruners", multiple=True, help="A role that may prune the trail.")
+@click.option("--holder", "holders", multiple=True, help="A role that may add and release holds.")
+@click.option(
+    "--prune-floor",
+    "floor",
+    metavar="AMOUNT",
+    help="How old a row must be at least before it may be pruned.  [at first: 30 days]",
+)
 @click.option("--owner", help="The role that gets the trail; made without login if missing.")
 @with_appcontext
 @_clearly
 def grant(
+    *,
     roles: Sequence[str],
     readers: Sequence[str],
     suspenders: Sequence[str],
     exporters: Sequence[str],
+    pruners: Sequence[str],
+    holders: Sequence[str],
+    floor: str | None,
     owner: str | None,
 ) -> None:
     """Set up the database roles around the trail."""
-    wanted = Roles(owner, roles, readers, suspenders, exporters)
+    wanted = Roles(owner, roles, readers, suspenders, exporters, pruners, holders)
+    amount = None if floor is None else retention.check_amount("--prune-floor", floor)
     with _engine().begin() as connection:
         warnings = grant_roles(connection, _logger().schema_name, wanted)
+        if amount is not None:
+            set_prune_floor(connection, _logger().schema_name, amount)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("The roles are set up.")

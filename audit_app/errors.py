@@ -48,6 +48,10 @@ class InvalidOptionError(ConfigurationError):
     """__versioned__ holds an option that does not exist or has a wrong value."""
 
 
+class InvalidRetentionError(ConfigurationError):
+    """AUDIT_RETENTION holds something that is no amount of time: write '90 days' or 'forever'."""
+
+
 class ActorClassError(ConfigurationError):
     """The actor class is not a mapped class with a single-column primary key."""
 
@@ -94,6 +98,14 @@ class SourceTrailError(AuditError):
 
 class ImportMismatchError(AuditError):
     """The imported trail does not hold as many rows as the old one: run the import again."""
+
+
+class RetentionError(AuditError):
+    """The trail cannot be pruned, held or restored like this: the message says why."""
+
+
+class ArchiveError(AuditError):
+    """This archive is damaged, or is none: nothing was changed."""
 
 
 class UnknownVersionError(AuditError):

@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from flask import Flask, current_app
 from sqlalchemy import orm
 
-from audit_app import checks, context, follow, history, install, models, reader, sql
+from audit_app import checks, context, follow, history, install, models, reader, retention, sql
 from audit_app import labels as labelling
 from audit_app.admin import theme
 from audit_app.checks import Finding
-from audit_app.cli import audit_cli
+from audit_app.cli_retention import register
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import LOGGERS, AuditedTable, Trail, audited_table, check_trail_tables, merge
 from audit_app.errors import (
@@ -172,6 +172,7 @@ class AuditLogger(TimeTravel):
         """
         bind_key = self.metadata.info.get("bind_key")
         theme.check(app.config)
+        retention.parse(app.config.get("AUDIT_RETENTION"))
         if app.extensions.get(_BINDS, {}).get(bind_key, self) is not self:
             raise ConfigurationError(
                 "Another AuditLogger is registered with this application: an application has one "
@@ -200,7 +201,7 @@ class AuditLogger(TimeTravel):
         if bind_key is None or _KEY not in app.extensions:
             app.extensions[_KEY] = self
         _join_alembic()
-        app.cli.add_command(audit_cli)
+        register(app)
         if self.partition_by is not None:
             keep, engine = Keeper(self.schema_name), engines[bind_key]
             # Before the session has begun anything: never within the transaction of a request.

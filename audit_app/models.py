@@ -29,10 +29,14 @@ VERBS = ("insert", "update", "delete", "truncate")
 BASELINE = "baseline"
 """The verb of a row that was there before its table was tracked (``flask audit backfill``)."""
 
-MARKS = ("suspend", "resume", "gap", "export", "rewrite", "partition")
+MARKS = (
+    "suspend", "resume", "gap", "export", "rewrite", "partition", "prune", "hold", "release",
+    "restore", "floor",
+)  # fmt: skip
 """The trail's own marks: capture was suspended or resumed, a change could not be recorded, a part
-of the trail was exported, what was recorded of a table was rewritten to follow its schema, or rows
-were moved into partitions of their own."""
+of the trail was exported, what was recorded of a table was rewritten to follow its schema, rows
+were moved into partitions of their own, what a policy had outlived was pruned, held, released or
+restored from an archive, or it was said how old a row must be to be pruned."""
 
 PERIODS = ("month", "week")
 """What the trail may be partitioned by."""

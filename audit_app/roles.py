@@ -18,9 +18,18 @@ from audit_app.sql import quote_identifier, quote_literal
 
 _READING = (
     "as_of", "version_of", "known_since", "past_place", "past_query", "row_as",
-    "under_present_names", "hstore_text", "object_id", "was_emptied",
+    "under_present_names", "hstore_text", "object_id", "was_emptied", "pruned_before",
 )  # fmt: skip
 """The functions that read the past: they work with the rights of their caller."""
+
+_PRUNING = (
+    "prune_floor", "holds", "prune_window", "prune_extent", "prune_preview", "archive_batch",
+    "prune_batch", "prune_transactions", "prunable_partitions", "prune_partition",
+    "prune_transaction_partition",
+)  # fmt: skip
+"""The functions that prune. They keep what is held, or younger than the floor."""
+
+_HOLDING = ("holds", "add_hold", "release_hold")
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Roles:
     :ivar readers: may read the trail, and with it the past of the tables that they may read.
     :ivar suspenders: may suspend the capture.
     :ivar exporters: may record an export, and so may export where the pages let them.
+    :ivar pruners: may prune, and by that read what may go.
+    :ivar holders: may add and release legal holds.
     """
 
     owner: str | None = None
@@ -40,6 +51,8 @@ class Roles:
     readers: Sequence[str] = ()
     suspenders: Sequence[str] = ()
     exporters: Sequence[str] = ()
+    pruners: Sequence[str] = ()
+    holders: Sequence[str] = ()
 
 
 def statements(schema_name: str, roles: Roles, *, is_partitioned: bool = False) -> tuple[str, ...]:
@@ -79,6 +92,13 @@ def statements(schema_name: str, roles: Roles, *, is_partitioned: bool = False) 
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
             f"GRANT EXECUTE ON FUNCTION {schema}.suspend(text), {schema}.resume(bigint) TO {role}",
         ]
+    for names, granted in ((_PRUNING, roles.pruners), (_HOLDING, roles.holders)):
+        functions = ", ".join(f"{schema}.{name}" for name in names)
+        for role in map(quote_identifier, granted):
+            found += [
+                f"GRANT USAGE ON SCHEMA {schema} TO {role}",
+                f"GRANT EXECUTE ON FUNCTION {functions} TO {role}",
+            ]
     for role in map(quote_identifier, roles.exporters):
         found += [
             f"GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -98,7 +118,10 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
     :return: warnings: what still lets a role get around the trail.
     :raises ConfigurationError: if a role does not exist, or an application's role owns the trail.
     """
-    named = [*roles.applications, *roles.readers, *roles.suspenders, *roles.exporters]
+    named = [
+        *roles.applications, *roles.readers, *roles.suspenders, *roles.exporters, *roles.pruners,
+        *roles.holders,
+    ]  # fmt: skip
     missing = sorted(set(named) - _existing(connection, named))
     if missing:
         raise ConfigurationError(
@@ -129,6 +152,15 @@ def grant(connection: sa.Connection, schema_name: str, roles: Roles) -> tuple[st
             for table in _replaceable(connection, schema_name, role)
         ]
     return tuple(warnings)
+
+
+def set_prune_floor(connection: sa.Connection, schema_name: str, amount: str) -> None:
+    """Say how old a row must be at least before it may be pruned, in the caller's transaction.
+
+    :param amount: as :func:`audit_app.retention.check_amount` returns it.
+    """
+    function = getattr(sa.func, schema_name).set_prune_floor
+    connection.execute(sa.select(function(sa.cast(sa.cast(amount, sa.Text), sa.Interval))))
 
 
 def _existing(connection: sa.Connection, roles: Iterable[str]) -> set[str]:

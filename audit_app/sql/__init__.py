@@ -25,6 +25,7 @@ INSTALLERS: Sequence[str] = (
     "append_only.sql",
     "partitions.sql",
     "export.sql",
+    "retention.sql",
     "evolve.sql",
     "past.sql",
     "check_trail.sql",

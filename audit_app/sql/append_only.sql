@@ -1,6 +1,6 @@
--- The trail is only ever added to. The exceptions are the rewriting by evolve() and the emptying of a default
--- partition, which have left their own mark in the trail in this very transaction; the setting only says where.
--- Its owner can disable these triggers besides, and check() names that.
+-- The trail is only ever added to. The exceptions are the rewriting by evolve(), the pruning by prune_batch() and
+-- its like, and the emptying of a default partition, each of which has left its own mark in the trail in this very
+-- transaction; the setting only says where. Its owner can disable these triggers besides, and check() names that.
 CREATE OR REPLACE FUNCTION @schema@.refuse()
 RETURNS trigger
 LANGUAGE plpgsql
@@ -11,6 +11,7 @@ DECLARE
     _mark text := coalesce(current_setting('audit_app.rewrite', true), '');
     _verb text := CASE
         WHEN TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'activity' THEN 'rewrite'
+        WHEN TG_OP = 'DELETE' AND TG_TABLE_NAME IN ('activity', 'transaction') THEN 'prune'
         WHEN TG_OP = 'DELETE' AND TG_TABLE_NAME IN ('activity_default', 'transaction_default') THEN 'partition'
     END;
 BEGIN

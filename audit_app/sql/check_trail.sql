@@ -84,8 +84,8 @@ AS $function$
           OR (o.kind = 'table' AND a.privilege_type <> 'SELECT')
           OR o.kind = 'sequence'
           OR (o.kind = 'schema' AND a.privilege_type <> 'USAGE')
-          -- Suspending, recording exports, reading the past and making partitions may be granted; nothing
-          -- else may.
+          -- Suspending, recording exports, pruning, holding, reading the past and making partitions may be
+          -- granted; nothing else may.
           OR (o.kind = 'function' AND NOT o.oid IN (
               '@schema@.suspend(text)'::regprocedure, '@schema@.resume(bigint)'::regprocedure,
               '@schema@.keep_partitions()'::regprocedure,
@@ -93,7 +93,13 @@ AS $function$
               '@schema@.as_of'::regproc, '@schema@.version_of'::regproc, '@schema@.known_since'::regproc,
               '@schema@.past_place'::regproc, '@schema@.past_query'::regproc, '@schema@.row_as'::regproc,
               '@schema@.under_present_names'::regproc, '@schema@.hstore_text'::regproc,
-              '@schema@.object_id'::regproc, '@schema@.was_emptied'::regproc
+              '@schema@.object_id'::regproc, '@schema@.was_emptied'::regproc, '@schema@.pruned_before'::regproc,
+              '@schema@.prune_floor'::regproc, '@schema@.holds'::regproc, '@schema@.prune_window'::regproc,
+              '@schema@.prune_extent'::regproc, '@schema@.prune_preview'::regproc, '@schema@.archive_batch'::regproc,
+              '@schema@.prune_batch'::regproc, '@schema@.prune_transactions'::regproc,
+              '@schema@.prunable_partitions'::regproc, '@schema@.prune_partition'::regproc,
+              '@schema@.prune_transaction_partition'::regproc,
+              '@schema@.add_hold'::regproc, '@schema@.release_hold'::regproc
           ))
       )
     UNION ALL

@@ -19,6 +19,8 @@ RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $function$
+    -- A pruning tells what it deletes: not something else than what it has just read.
+    SELECT @schema@.claim_history(true);
     SELECT @schema@.allow('rewrite', facts, relation, kept)
 $function$;
 

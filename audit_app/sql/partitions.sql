@@ -371,6 +371,26 @@ BEGIN
 END
 $function$;
 
+-- The verbs of what happened to rows of tables, for an IN; all others are marks of the trail's own.
+CREATE OR REPLACE FUNCTION @schema@.row_verbs()
+RETURNS text
+LANGUAGE sql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+    SELECT '''insert'', ''update'', ''delete'', ''truncate'', ''baseline'''
+$function$;
+
+-- The condition that a row, as "t", does not belong into the default partition. The trail's own marks may stay there:
+-- they come from partitions that were pruned.
+CREATE OR REPLACE FUNCTION @schema@.is_misplaced(parent text)
+RETURNS text
+LANGUAGE sql
+STABLE
+SET search_path = pg_catalog, pg_temp
+AS $function$
+    SELECT CASE parent WHEN 'activity' THEN concat('t.verb IN (', @schema@.row_verbs(), ')') ELSE 'true' END
+$function$;
+
 -- Move rows of one period that is over from the default partition into a partition of their own. Nobody adds
 -- rows of such a period, so that nobody waits, but whoever imports history. Leaves a mark, without which the
 -- guards refuse the removal. To be called again until it returns no partition.
@@ -395,7 +415,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    EXECUTE concat('SELECT min(t.issued_at) FROM ONLY ', _default, ' AS t') INTO _first;
+    EXECUTE concat('SELECT min(t.issued_at) FROM ONLY ', _default, ' AS t WHERE ', @schema@.is_misplaced(parent)) INTO _first;
     IF _first IS NULL THEN
         RETURN;
     END IF;
@@ -491,7 +511,7 @@ BEGIN
             RETURN NEXT;
         -- Whoever checks may not be allowed to look.
         ELSIF has_table_privilege(_default, 'SELECT') THEN
-            EXECUTE concat('SELECT EXISTS (SELECT FROM ONLY ', _default, ')') INTO _is_used;
+            EXECUTE concat('SELECT EXISTS (SELECT FROM ONLY ', _default, ' AS t WHERE ', @schema@.is_misplaced(_parent), ')') INTO _is_used;
             IF _is_used THEN
                 code := 'default_rows';
                 relation := _default::text;
