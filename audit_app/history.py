@@ -261,7 +261,9 @@ def version_at(
     ``changed_data``: the record's last activity up to then (``last``), the table's last truncation
     up to then (``emptied``), the record's first activity after it (``next``), and where a record
     had this very key then, its last activity (``holder``): another one may have had it before or
-    after. :func:`state_of` tells what they mean.
+    after. Where history was pruned, ``whole_from`` is the moment from which on it is whole, and
+    ``is_pruned`` tells whether that is later: what was kept from before does not count.
+    :func:`state_of` tells what they mean.
 
     :param key: the text of ``activity.object_key``.
     :param when: with a time zone; or the id of the last activity that counts, or an expression for
@@ -271,7 +273,9 @@ def version_at(
     place = Place(schema_name, table_name, formerly)
     spans = keys_of_record(activity, place, key)
     truncated = another(activity)
+    whole_from = pruned(activity, place).with_only_columns(_before(activity)).scalar_subquery()
     if isinstance(when, datetime):
+        moment: Any = sa.literal(when, sa.DateTime(timezone=True))
         last = ids_of_record(activity, place, spans, until=when, limit=1)
         following = ids_of_record(activity, place, spans, since=when, limit=1)
         counts = truncated.issued_at <= when
@@ -281,6 +285,14 @@ def version_at(
         following = ids_of_record(activity, place, spans, after=when, limit=1)
         counts = truncated.id <= when
         past = activity.id <= when
+        newest = another(activity)
+        moment = (
+            sa.select(newest.issued_at)
+            .where(newest.id <= when)
+            .order_by(newest.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
     emptied = (
         sa.select(truncated.id)
         # Truncations have no identity, and by that a place of their own in the index.
@@ -305,9 +317,68 @@ def version_at(
         )
     ).subquery("part")
     columns = ("issued_at", "verb", "relid", "old_data", "changed_data")
-    return sa.select(
-        parts.c.part, activity.id, *(getattr(activity, name) for name in columns)
-    ).join(parts, parts.c.id == activity.id)
+    facts = sa.select(
+        whole_from.label("whole_from"),
+        sa.func.coalesce(moment < whole_from, sa.and_(moment.is_(None), whole_from.is_not(None)))
+        .label("is_pruned"),
+    ).cte("retention")  # fmt: skip
+    return (
+        sa.select(
+            parts.c.part, activity.id, *(getattr(activity, name) for name in columns), *facts.c
+        )
+        .join(parts, parts.c.id == activity.id)
+        .join(facts, sa.true())
+        .where(
+            sa.or_(
+                facts.c.whole_from.is_(None),
+                activity.issued_at >= facts.c.whole_from,
+                parts.c.part == "next",
+            )
+        )
+    )
+
+
+def pruned(activity: Any, place: Place) -> sa.Select[Any]:
+    """Return the query for what a table lost by retention: at most one row, ``before`` and ``at``.
+
+    From ``before`` on its history is whole; ``at`` is when the rest was removed. What is restored
+    from an archive for now counts as if it had never been removed.
+    """
+    schema = activity.__table__.schema
+    mark, again = activity, another(activity)
+    keys = [
+        sa.func.concat(sa.func.quote_ident(s), ".", sa.func.quote_ident(t)) for s, t in place.names
+    ]
+
+    def is_mark(found: Any, verb: str) -> Any:
+        return sa.and_(
+            found.table_name == "activity", found.schema_name == schema, found.verb == verb
+        )
+
+    facts, later = (sa.type_coerce(found.changed_data, JSONB) for found in (mark, again))
+    restored = sa.select(again.id).where(
+        again.object_key == mark.object_key,
+        is_mark(again, "restore"),
+        later["run"].astext == facts["run"].astext,
+        sa.cast(later["keep_until"].astext, sa.DateTime(timezone=True)) > sa.func.now(),
+    )
+    before = _before(mark)
+    return (
+        sa.select(before.label("before"), mark.issued_at.label("at"))
+        .where(
+            mark.object_key.in_(keys),
+            is_mark(mark, "prune"),
+            before.is_not(None),
+            sa.not_(restored.exists()),
+        )
+        .order_by(before.desc(), mark.id)
+        .limit(1)
+    )
+
+
+def _before(mark: Any) -> Any:
+    facts = sa.type_coerce(mark.changed_data, JSONB)
+    return sa.cast(facts["before"].astext, sa.DateTime(timezone=True))
 
 
 def state_of(
@@ -321,6 +392,13 @@ def state_of(
     :raises UnknownVersionError: if the trail does not reach back to that moment.
     """
     parts = {row.part: row for row in rows}
+    for row in parts.values():
+        if getattr(row, "is_pruned", False):
+            raise UnknownVersionError(
+                "What the record was then is not known: history before "
+                f"{row.whole_from} was removed by the retention policy. Restore it from its "
+                "archive (flask audit restore-archive), or ask for a later moment."
+            )
     last = parts.get("holder") or parts.get("last")
     emptied, following = parts.get("emptied"), parts.get("next")
     if emptied is not None and (last is None or emptied.id > last.id):

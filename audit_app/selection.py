@@ -55,6 +55,12 @@ class Tables:
 EXPORT_SECRETS: Final = ("actor", "reason", "request")
 """Parameters that an export's mark names: they may tell of changes of any table."""
 
+RETENTION: Final = ("prune", "hold", "release", "restore")
+"""Marks of retention, which name tables as ``places``."""
+
+RETENTION_SECRETS: Final = ("actor", "record", "reason")
+"""What a hold may name besides."""
+
 EXPORT_TABLES: Final = ("schema", "table", "identity", "record", "field", "value")
 """Parameters that tell of the table that the mark names."""
 
@@ -430,11 +436,17 @@ def is_among(activity: Any, tables: Tables) -> Any:
         sa.not_(_has_any(given, EXPORT_SECRETS)),
         sa.or_(sa.not_(_has_any(given, EXPORT_TABLES)), text.in_(tables.texts)),
     )
+    places = sa.func.coalesce(facts["places"], sa.cast([], JSONB), type_=JSONB)
+    retained = sa.and_(
+        sa.not_(_has_any(facts, RETENTION_SECRETS)),
+        places.contained_by(sa.cast(sorted(tables.texts), JSONB)),
+    )
     return sa.and_(
         sa.tuple_(activity.schema_name, activity.table_name).in_(tables.names),
         sa.case(
             (activity.verb == "rewrite", rewritten),
             (activity.verb == "export", exported),
+            (activity.verb.in_(RETENTION), retained),
             else_=sa.true(),
         ),
     )

@@ -91,7 +91,9 @@ class TimeTravel:
         parts = {row.part: row for row in rows}
         is_tracked = False
         if parts and not {"last", "holder"} & set(parts):
-            is_tracked = reader.scalar(past.was_tracked(self.activity_cls, audited.place, moment))
+            is_tracked = any(row.whole_from is not None for row in rows) or reader.scalar(
+                past.was_tracked(self.activity_cls, audited.place, moment)
+            )
         data = history.state_of(rows, audited.formerly, is_tracked=is_tracked)
         if data is None and "emptied" in parts:
             # If that was a partition, this record may have been in another one.

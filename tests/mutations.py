@@ -107,6 +107,7 @@ _ERRORS = "integration/test_errors.py"
 _ROLES = "integration/test_roles.py"
 _EVOLUTION = "migration/test_evolution.py"
 _PARTITIONS = "integration/test_partitions.py"
+_RETENTION, _PRUNE = "integration/test_retention.py", "sql/retention.sql"
 
 _SETTINGS_TEST = f"{_VALUES}::test_the_clients_settings_do_not_change_what_is_stored"
 _GARBAGE_TEST = f"{_BYPASS}::test_settings_set_to_garbage"
@@ -173,6 +174,24 @@ MUTATIONS: Final[Sequence[Mutation]] = (
     _m("rewrite-xid", _ONLY, "          AND a.native_transaction_id = pg_current_xact_id()\n", "",
        f"{_EVOLUTION}::test_a_mark_that_another_transaction_has_just_left"),
     _m("rewrite-update", _ONLY, "TG_OP = 'UPDATE' AND ", "", f"{_EVOLUTION}::test_the_guard_stays"),
+    _m("prune-record", _ONLY, "THEN 'prune'", "THEN 'rewrite'",
+       f"{_RETENTION}::test_nothing_is_deleted_without_the_mark_of_its_own_transaction"),
+    _m("prune-holds", _PRUNE, "true) AS o WHERE NOT o.is_held ORDER BY", "true) AS o ORDER BY",
+       f"{_RETENTION}::test_a_hold_keeps_what_it_is_about"),
+    _m("prune-floor", _PRUNE, "    PERFORM @schema@.require_rules(rules);\n", "",
+       f"{_RETENTION}::test_the_floor"),
+    _m("prune-archived", _PRUNE, "_ids = '{}' OR expected <> digest", "_ids = '{}'",
+       f"{_RETENTION}::test_a_hold_between_archive_and_deletion_wins"),
+    _m("prune-alone", _PRUNE, "NOT pg_try_advisory_xact_lock(1096108356, _key)", "false",
+       f"{_RETENTION}::test_prunings_exclude_each_other"),
+    _m("restore-marks", _PRUNE, "IF NOT _activity.verb IN (",
+       "IF false AND NOT _activity.verb IN (",
+       f"{_RETENTION}::test_a_mark_is_not_restored_and_no_id_comes_from_the_future"),
+    _m("restore-differing", _PRUNE, "ELSIF _there.text <> row_to_json(_activity)::text THEN",
+       "ELSIF false THEN", f"{_RETENTION}::test_a_row_that_differs_is_not_overwritten"),
+    _m("pruned-past", "sql/past.sql", "WHERE ', _place, _whole, ' AND e.key IS NOT NULL",
+       "WHERE ', _place, ' AND e.key IS NOT NULL",
+       "web/test_admin_retention.py::test_what_a_hold_keeps_does_not_tell_what_was_later"),
     _m("rewrite-activity", _ONLY, " AND TG_TABLE_NAME = 'activity' THEN", " THEN",
        f"{_EVOLUTION}::test_the_guard_stays"),
     _m("rewrite-ends", _EVOLVE,

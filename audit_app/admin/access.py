@@ -179,6 +179,10 @@ class Access:
             if facts.get("operation") == "rename_table":
                 places.append(facts.get("arguments") or {})
             return all((p.get("schema"), p.get("table")) in self.tables.names for p in places)
+        if row.verb in selection.RETENTION:
+            places = facts.get("places") or []
+            is_about_some = bool(facts.keys() & set(selection.RETENTION_SECRETS))
+            return not is_about_some and set(map(str, places)) <= set(self.tables.texts)
         given = facts.get("filter")
         if not isinstance(given, Mapping) or given.keys() & set(selection.EXPORT_SECRETS):
             return False
@@ -269,7 +273,7 @@ class Access:
         return found["previous"], found["next"]
 
 
-_ABOUT_TABLES: Final = frozenset({"rewrite", "export"})
+_ABOUT_TABLES: Final = frozenset({"rewrite", "export", *selection.RETENTION})
 """Marks of the trail that tell of other tables."""
 
 

@@ -74,6 +74,11 @@ def _verb_labels(_language: str) -> Mapping[str, str]:
         "export": _("Exported"),
         "rewrite": _("History rewritten"),
         "partition": _("History partitioned"),
+        "prune": _("Pruned"),
+        "hold": _("Held"),
+        "release": _("Hold released"),
+        "restore": _("Restored from archive"),
+        "floor": _("Retention floor set"),
     }
     return {
         verb: labels.get(verb, verb) for verb in (*models.VERBS, models.BASELINE, *models.MARKS)

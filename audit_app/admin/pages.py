@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -228,6 +228,11 @@ _SYMBOLS = {
     "export": "↧",
     "rewrite": "↻",
     "partition": "▤",
+    "prune": "✂",
+    "hold": "⚓",
+    "release": "⚐",
+    "restore": "↥",
+    "floor": "▁",
 }
 
 
@@ -317,8 +322,13 @@ def row_of(row: Any, links: Links, order: Sequence[str] = (), names: Names | Non
     )
 
 
+_OF_THE_TRAIL = frozenset(
+    {"suspend", "resume", "export", "prune", "hold", "release", "restore", "floor"}
+)
+
+
 def _table_title(row: Any) -> str:
-    if row.verb in {"suspend", "resume", "export"}:  # they are about no table but the trail's own
+    if row.verb in _OF_THE_TRAIL:  # they are about no table but the trail's own
         return ""
     return full_name(row.schema_name, row.table_name)
 
@@ -351,9 +361,8 @@ def _note(row: Any) -> str:
         if "rows_estimated" in sizes:
             number = _whole(sizes["rows_estimated"])
             return ngettext("about %(num)s row", "about %(num)s rows", number)
-    if row.verb in {"export", "rewrite"}:
-        note = _export_note if row.verb == "export" else _rewrite_note
-        return note(row.changed_data or {})
+    if row.verb in _NOTES:
+        return _NOTES[row.verb](row.changed_data or {})
     if row.verb in models.MARKS:
         told = row.changed_data or {}
         words = (told.get("reason"), told.get("operation"), told.get("message"))
@@ -399,6 +408,79 @@ def _rewrite_note(told: Mapping[str, Any]) -> str:
         number = _whole(told["activities"])
         words.append(ngettext("%(num)s change", "%(num)s changes", number))
     return cut(" · ".join(word for word in words if word), 200)
+
+
+def _prune_note(told: Mapping[str, Any]) -> str:
+    """What was pruned, in a line."""
+    words = [_places_of(told)]
+    if "rows" in told:
+        number = _whole(told["rows"])
+        words.append(ngettext("%(num)s change", "%(num)s changes", number))
+        if told.get("partition"):
+            words.append(_("partition %(name)s dropped", name=told["partition"]))
+        if told.get("archive"):
+            words.append(_("archived in %(name)s", name=told["archive"]))
+    else:
+        words.append(_("changes before %(moment)s", moment=_day(told.get("before"))))
+    return _joined(words)
+
+
+def _hold_note(told: Mapping[str, Any]) -> str:
+    """What is held or released, in a line."""
+    words = [_places_of(told)]
+    if "record" in told:
+        words.append(_("record %(key)s", key=told["record"]))
+    if "actor" in told:
+        words.append(_("actor %(id)s", id=told["actor"]))
+    if "since" in told:
+        words.append(_("from %(moment)s", moment=_day(told["since"])))
+    if "until" in told:
+        words.append(_("before %(moment)s", moment=_day(told["until"])))
+    if "hold" in told:
+        words.append(_("hold %(id)s", id=told["hold"]))
+    return _joined([*words, str(told.get("reason") or "")])
+
+
+def _restore_note(told: Mapping[str, Any]) -> str:
+    """What came back from an archive, in a line."""
+    number = _whole(told.get("rows"))
+    return _joined(
+        [
+            _places_of(told),
+            ngettext("%(num)s change", "%(num)s changes", number),
+            _("kept until %(moment)s", moment=_day(told.get("keep_until"))),
+            str(told.get("archive") or ""),
+        ]
+    )
+
+
+def _floor_note(told: Mapping[str, Any]) -> str:
+    return cut(str(told.get("floor", "")), 200)
+
+
+def _places_of(told: Mapping[str, Any]) -> str:
+    places = told.get("places")
+    found = map(str, places) if isinstance(places, list) else ()
+    return ", ".join(place.removeprefix("public.") for place in found)
+
+
+def _day(moment: Any) -> str:
+    return str(moment or "")[:10]
+
+
+def _joined(words: Iterable[str]) -> str:
+    return cut(" · ".join(word for word in words if word), 200)
+
+
+_NOTES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "export": _export_note,
+    "rewrite": _rewrite_note,
+    "prune": _prune_note,
+    "hold": _hold_note,
+    "release": _hold_note,
+    "restore": _restore_note,
+    "floor": _floor_note,
+}
 
 
 def _whole(value: Any) -> int:

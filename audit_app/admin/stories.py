@@ -201,6 +201,7 @@ def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
         )  # fmt: skip
         shown, rest = part.rows, part.rest
         describes.look_up(session, documents_of(shown))
+        lost = session.execute(history.pruned(logger.activity_cls, place)).first()
     search, oldest = part.search, part.own[-1] if part.own else None
     is_more = part.further is not None
     notices = list(search.notices)
@@ -230,7 +231,7 @@ def story_page(visit: Visit, place: Place, key: str) -> StoryPage:
         is_alone=is_alone,
         all_url=links.record(place.schema, place.name, key),
         alone_url=links.record(place.schema, place.name, key, only=1),
-        beginning="" if is_more else _beginning(oldest, visit.found),
+        beginning="" if is_more else _beginning(oldest, lost, visit.found),
         notices=tuple(notices),
         further_url=further,
         first_url=_url(links, place, key, arguments, before=None) if before is not None else "",
@@ -545,8 +546,20 @@ def _chips(row: pages.Row, related: Related | None) -> tuple[pages.Chip, ...]:
     return tuple(chip for chip in row.chips if chip.field not in known)
 
 
-def _beginning(oldest: Any, found: forms.Filtering) -> str:
-    """Say how a story begins."""
+def _beginning(oldest: Any, lost: Any, found: forms.Filtering) -> str:
+    """Say how a story begins.
+
+    :param lost: what the table lost by retention, as :func:`audit_app.history.pruned` tells it.
+    """
+    # What began after that is whole.
+    if lost is not None and not (
+        oldest is not None and oldest.verb == "insert" and oldest.issued_at >= lost.before
+    ):
+        return _(
+            "Changes before %(before)s were removed by the retention policy on %(moment)s.",
+            before=pages.moment_of(lost.before, found.zone).full,
+            moment=pages.moment_of(lost.at, found.zone).full,
+        )
     if oldest is None or oldest.verb == "insert":
         return _("Nothing before this is on record.")
     moment = pages.moment_of(oldest.issued_at, found.zone).full

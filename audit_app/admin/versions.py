@@ -121,13 +121,15 @@ def version_page(
             session, [(row.schema_name, row.table_name, [row.old_data, row.changed_data])]
         )
         previous, following = access.neighbours(session, row, key)
+        is_first = previous is None and row.verb != "insert"
+        lost = session.execute(history.pruned(activity, place)).first() if is_first else None
     order = column_order(logger, row)
     change = differences.change_of(
         row, links, found.zone, differences.Budget(), describes=describes, order=order
     )
     cells = _cells(row, order, links, place, key, describes=describes)
     is_deletion = row.verb == "delete"
-    notice = _version_notice(row, change, previous is None)
+    notice = _version_notice(row, change, lost, is_first=is_first)
     return VersionPage(
         subject=subject,
         title=_("Before it was deleted") if is_deletion else _("As it was then"),
@@ -202,10 +204,15 @@ def version_at_page(visit: Visit, place: Place, key: str, at: str) -> VersionPag
     try:
         state = history.state_of(rows, place.formerly)
     except UnknownVersionError:
-        since = pages.moment_of(following.issued_at, found.zone).full if following else ""
-        notice = _(
-            "Unknown before %(moment)s: what the record was then was not recorded.", moment=since
-        )
+        whole_from = next((row.whole_from for row in rows if row.is_pruned), None)
+        if whole_from is not None:
+            notice = _removed(pages.moment_of(whole_from, found.zone))
+        else:
+            since = pages.moment_of(following.issued_at, found.zone).full if following else ""
+            notice = _(
+                "Unknown before %(moment)s: what the record was then was not recorded.",
+                moment=since,
+            )
         return VersionPage(
             subject,
             title,
@@ -249,7 +256,8 @@ def _seen(session: orm.Session, access: Access, rows: Sequence[Any], key: str) -
                     logger.activity_cls, logger.transaction_cls, id_, large=LARGEST_ROW
                 )
                 (other,) = session.execute(query).all()
-                found.append(SimpleNamespace(**{**other._mapping, "part": row.part}))
+                known = {name: getattr(row, name) for name in ("part", "whole_from", "is_pruned")}
+                found.append(SimpleNamespace(**{**other._mapping, **known}))
     return found
 
 
@@ -297,17 +305,26 @@ def _cells(
     )
 
 
-def _version_notice(row: Any, change: differences.Change, is_first: bool) -> str:  # noqa: FBT001
+def _version_notice(row: Any, change: differences.Change, lost: Any, *, is_first: bool) -> str:
     if row.is_large:
         return _("This row is too large for a page; its change shows which fields it has.")
     if change.row.note:
         return change.row.note
-    if is_first and row.verb != "insert":
+    if is_first and lost is not None:
+        return _removed(change.moment)
+    if is_first:
         return _(
             "Unknown before %(moment)s: recording began with this change.",
             moment=change.moment.full,
         )
     return ""
+
+
+def _removed(since: pages.Moment) -> str:
+    return _(
+        "Unknown before %(moment)s: what was recorded of it was removed by the retention policy.",
+        moment=since.full,
+    )
 
 
 # -- One field -------------------------------------------------------------------------------------

@@ -119,8 +119,10 @@ $function$;
 --   is_single   one record, through changes of its key; else the whole table
 --   by_time     whether $1 counts, and not $2
 --   emptied     the partitions that were truncated: {oid: [the last time that counts or null]}
+--   whole_from  from when on history is whole, where earlier history was pruned: what was kept of that, by a hold
+--               or by its verb, does not tell what a row was later
 CREATE OR REPLACE FUNCTION @schema@.past_query(
-    target oid, formerly jsonb, is_single boolean, by_time boolean, emptied jsonb
+    target oid, formerly jsonb, is_single boolean, by_time boolean, emptied jsonb, whole_from timestamptz
 )
 RETURNS text
 LANGUAGE plpgsql
@@ -132,10 +134,11 @@ AS $function$
 DECLARE
     _place text := @schema@.past_place(target, formerly);
     _past text := CASE WHEN by_time THEN 'a.issued_at <= $1' ELSE 'a.id <= $2' END;
-    _known text := CASE WHEN is_single THEN concat(
+    _known text := CASE WHEN is_single AND whole_from IS NOT NULL THEN '' WHEN is_single THEN concat(
         ' AND (coalesce($1 >= transaction_timestamp(), false)',
         ' OR (SELECT EXISTS (SELECT FROM @schema@.activity AS a WHERE ', _place, ' AND ', _past, ')))'
     ) END;
+    _whole text := CASE WHEN whole_from IS NOT NULL THEN concat(' AND a.issued_at >= ', quote_literal(whole_from)) END;
     _options jsonb;
     _hidden text[];     -- what the trail must not or cannot tell
     _live text;
@@ -232,7 +235,7 @@ BEGIN
             holder AS (
                 SELECT a.id
                 FROM @schema@.activity AS a
-                WHERE a.verb <> ''delete'' AND coalesce(a.new_object_id, a.object_id) = $6 AND a.id = greatest(
+                WHERE a.verb <> ''delete''', _whole, ' AND coalesce(a.new_object_id, a.object_id) = $6 AND a.id = greatest(
                     (SELECT a.id FROM @schema@.activity AS a WHERE a.object_id = $6 AND ', _past, ' AND ', _place, '
                      ORDER BY a.id DESC LIMIT 1),
                     (SELECT a.id FROM @schema@.activity AS a WHERE a.new_object_id = $6 AND ', _past, ' AND ', _place, '
@@ -248,7 +251,7 @@ BEGIN
                 CROSS JOIN LATERAL (
                     SELECT a.id, a.issued_at
                     FROM @schema@.activity AS a
-                    WHERE a.object_id = s.key AND a.id BETWEEN s.low AND s.high AND ', _place, '
+                    WHERE a.object_id = s.key AND a.id BETWEEN s.low AND s.high AND ', _place, _whole, '
                     ORDER BY a.id
                 ) AS a
                 HAVING count(*) > 0
@@ -260,7 +263,7 @@ BEGIN
                 SELECT e.key, max(a.id) FILTER (WHERE ', _past, ') AS last, min(a.id) FILTER (WHERE NOT ', _past, ') AS first
                 FROM @schema@.activity AS a
                 CROSS JOIN LATERAL (VALUES (a.object_id), (a.new_object_id)) AS e (key)
-                WHERE ', _place, ' AND e.key IS NOT NULL
+                WHERE ', _place, _whole, ' AND e.key IS NOT NULL
                 GROUP BY e.key
             )'
         )
@@ -398,6 +401,7 @@ DECLARE
     _is_emptied boolean;  -- was there ever one?
     _partitions jsonb;
     _is_known boolean;
+    _whole_from timestamptz;
 BEGIN
     IF _target IS NULL THEN
         RAISE wrong_object_type USING
@@ -423,8 +427,24 @@ BEGIN
     _place := @schema@.past_place(_target, formerly);
     _past := CASE WHEN moment IS NOT NULL THEN 'a.issued_at <= $1' ELSE 'a.id <= $2' END;
 
+    _whole_from := @schema@.pruned_before(formerly -> 'tables' || (
+        SELECT jsonb_build_array(jsonb_build_array(n.nspname, c.relname))
+        FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE c.oid = _target
+    ));
+    IF coalesce(moment, (
+        SELECT a.issued_at FROM @schema@.activity AS a WHERE a.id <= activity ORDER BY a.id DESC LIMIT 1
+    ), '-infinity') < _whole_from THEN
+        RAISE NOTICE USING MESSAGE = concat(
+            'what ', _target::regclass, ' was before ', _whole_from, ' was removed from the trail by its retention policy'
+        );
+        RETURN;
+    END IF;
     -- For one record, the query asks only where it has to: there is no index for this.
-    IF key IS NULL THEN
+    IF _whole_from IS NOT NULL THEN
+        _is_known := true;
+    ELSIF key IS NULL THEN
         EXECUTE concat('SELECT EXISTS (SELECT FROM @schema@.activity AS a WHERE ', _place, ' AND ', _past, ')')
         INTO _is_known USING moment, activity;
     END IF;
@@ -440,10 +460,13 @@ BEGIN
         ' coalesce(jsonb_object_agg(e.relid, e.last) FILTER (WHERE e.is_part), ''{}'')',
         ' FROM (SELECT a.id, a.relid, ', _past, ' AS is_past, max(a.id) FILTER (WHERE ', _past, ') OVER (PARTITION BY a.relid) AS last,',
         ' a.relid <> $3 AND EXISTS (SELECT FROM pg_partition_tree($3) AS p WHERE p.relid = a.relid) AS is_part',
-        ' FROM @schema@.activity AS a WHERE a.object_id IS NULL AND a.verb = ''truncate'' AND ', _place, ') AS e'
+        ' FROM @schema@.activity AS a WHERE a.object_id IS NULL AND a.verb = ''truncate'' AND ', _place,
+        CASE WHEN _whole_from IS NOT NULL THEN concat(' AND a.issued_at >= ', quote_literal(_whole_from)) END, ') AS e'
     ) INTO _emptied, _is_emptied, _partitions USING moment, activity, _target;
 
-    RETURN QUERY EXECUTE @schema@.past_query(_target, formerly, key IS NOT NULL, moment IS NOT NULL, _partitions)
+    RETURN QUERY EXECUTE @schema@.past_query(
+        _target, formerly, key IS NOT NULL, moment IS NOT NULL, _partitions, _whole_from
+    )
     USING moment, activity, _emptied, formerly -> 'columns', _is_emptied, key;
 END
 $function$;
@@ -463,7 +486,8 @@ AS $function$
     SELECT r.* FROM @schema@.as_of(base, moment, activity, transaction, formerly, key) AS r WHERE key IS NOT NULL
 $function$;
 
--- When the first activity of a table was recorded; before, nothing is known of it.
+-- When the first activity of a table was recorded, or from when on its history was not pruned; before, nothing
+-- is known of it.
 CREATE OR REPLACE FUNCTION @schema@.known_since(base anyelement, formerly jsonb DEFAULT '{}')
 RETURNS timestamptz
 LANGUAGE plpgsql
@@ -481,6 +505,12 @@ BEGIN
             '{"tables": []}'::jsonb || coalesce(formerly, '{}')
         )
     ) INTO _since;
-    RETURN _since;
+    RETURN coalesce(@schema@.pruned_before((
+        SELECT jsonb_build_array(jsonb_build_array(n.nspname, c.relname)) || coalesce(formerly -> 'tables', '[]')
+        FROM pg_type AS t
+        JOIN pg_class AS c ON c.oid = t.typrelid
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE t.oid = pg_typeof(base)
+    )), _since);
 END
 $function$;
