@@ -28,7 +28,7 @@ from typing import Final, TextIO
 
 import demo.server
 from demo.errors import ServerError
-from tests.server import _SETTINGS
+from tests import server as servers
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 _TIMEOUT = 300  # seconds, for the tests of one mutation
@@ -616,9 +616,9 @@ def _copy() -> Iterator[Path]:
 @contextmanager
 def _server() -> Iterator[str]:
     """Run a server for the block; ``AUDIT_DATABASE_URL`` names another one to use."""
-    directory = Path(tempfile.mkdtemp(prefix="audit-mutations-"))
+    directory = Path(tempfile.mkdtemp(prefix="audit-mutations-", dir=servers.place()))
     try:
-        yield demo.server.start(directory, _SETTINGS)
+        yield demo.server.start(directory, servers._SETTINGS)
     finally:
         demo.server.stop(directory)
         try:
