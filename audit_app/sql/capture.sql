@@ -4,19 +4,45 @@
 -- known to a cached plan; and that function itself falls back to it, executing the result at once,
 -- when the table was altered behind its back.
 
--- The query for the shape of a table, as far as the generated statements depend on it: the names and
--- types of its columns. Part of each capture function, in which a call would cost more than the query.
-CREATE OR REPLACE FUNCTION @schema@.fingerprint_query(relation text)
+-- The expression for the shape of a table, as far as the generated statements depend on it: the types and names
+-- of its columns. Part of each capture function, in which a call would cost more than the query.
+CREATE OR REPLACE FUNCTION @schema@.fingerprint_expression(relation text)
 RETURNS text
 LANGUAGE sql
 IMMUTABLE
 AS $function$
-    -- Type numbers above 16383 are given out by each cluster anew, so those types go by name.
+    -- Type numbers above 16383 are given out by each cluster anew, so those types go by name. In the order of the
+    -- index, which takes no sort.
     SELECT concat(
-        'SELECT string_agg(concat(quote_ident(a.attname), '' '', CASE WHEN a.atttypid < 16384 THEN a.atttypid::text',
-        ' ELSE format_type(a.atttypid, NULL) END), '', '' ORDER BY a.attname)',
-        ' FROM pg_attribute AS a WHERE a.attrelid = ', relation, ' AND a.attnum > 0 AND NOT a.attisdropped'
+        'ARRAY(SELECT concat(CASE WHEN a.atttypid < 16384 THEN a.atttypid::text',
+        ' ELSE format_type(a.atttypid, NULL) END, '' '', a.attname)',
+        ' FROM pg_attribute AS a WHERE a.attrelid = ', relation, ' AND a.attnum > 0 AND NOT a.attisdropped',
+        ' ORDER BY a.attnum)'
     )
+$function$;
+
+-- The condition that a capture function's table is as it was when the function was made. A partition may have
+-- the same columns in another order.
+CREATE OR REPLACE FUNCTION @schema@.unaltered_condition(target oid)
+RETURNS text
+LANGUAGE plpgsql
+STABLE
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _relation oid;
+    _fingerprint text[];
+    _literals text[] := '{}';
+BEGIN
+    FOR _relation IN SELECT target UNION SELECT p.relid FROM pg_partition_tree(target) AS p LOOP
+        EXECUTE concat('SELECT ', @schema@.fingerprint_expression(_relation::text)) INTO _fingerprint;
+        _literals := _literals || concat(quote_literal(_fingerprint), '::text[]');
+    END LOOP;
+    RETURN concat(
+        @schema@.fingerprint_expression('TG_RELID'), ' IN (',
+        (SELECT string_agg(DISTINCT l.literal COLLATE "C", ', ') FROM unnest(_literals) AS l (literal)), ')'
+    );
+END
 $function$;
 
 -- A type and all that it consists of: a domain's base, an array's elements, a range's bounds, a composite's
@@ -79,57 +105,107 @@ AS $function$
     FROM unnest(names, expressions) WITH ORDINALITY AS f (name, expression, ordinal)
 $function$;
 
--- The same with only the columns that differ between the rows o and n. "Differ" means to the last bit:
--- a type's own "=" takes 10 for 10.0, and json has none.
-CREATE OR REPLACE FUNCTION @schema@.changes_expression(names text[], columns text[], expressions text[])
+-- Is the "=" of this plain type true of identical values only? Known of the types named here.
+CREATE OR REPLACE FUNCTION @schema@.is_equal_if_identical(type oid)
+RETURNS boolean
+LANGUAGE sql
+IMMUTABLE
+AS $function$
+    SELECT type = ANY ('{
+        bool, bytea, date, int2, int4, int8, oid, text, time, timestamp, timestamptz, uuid, varchar
+    }'::regtype[]::oid[])
+$function$;
+
+-- Do two values of one plain type differ, to the last bit? A type's own "=" takes 10 for 10.0, and json has
+-- none; but where it will do, it costs a third of comparing the images.
+CREATE OR REPLACE FUNCTION @schema@.difference_expression(old text, new text, type oid)
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
     SELECT CASE
-        -- A column that did not change goes in under the empty name, which no column has, and out.
+        WHEN NOT @schema@.is_equal_if_identical(type) THEN concat('record_image_ne(ROW(', old, '), ROW(', new, '))')
+        -- Whatever collation the column has or comes to have: one may take "A" for "a".
+        WHEN type IN ('text'::regtype, 'varchar'::regtype) THEN concat(
+            old, ' COLLATE "C" IS DISTINCT FROM ', new, ' COLLATE "C"'
+        )
+        ELSE concat(old, ' IS DISTINCT FROM ', new)
+    END
+$function$;
+
+-- A JSON object with only the columns that differ between the rows o and n.
+CREATE OR REPLACE FUNCTION @schema@.changes_expression(names text[], differences text[], expressions text[])
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT CASE
+        -- ABSENT ON NULL leaves out JSON nulls as well: what became NULL is for nulls_expression() to add.
         WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-            '(JSON_OBJECT(',
+            'JSON_OBJECT(',
             string_agg(
-                concat(
-                    'CASE WHEN record_image_ne(ROW(o.', f.column, '), ROW(n.', f.column, ')) THEN ',
-                    quote_literal(f.name), ' ELSE '''' END: ', f.expression
-                ), ', ' ORDER BY f.ordinal
+                concat(quote_literal(f.name), ': CASE WHEN ', f.difference, ' THEN ', f.expression, ' END'),
+                ', ' ORDER BY f.ordinal
             ),
-            ' NULL ON NULL RETURNING jsonb) - '''')'
+            ' ABSENT ON NULL RETURNING jsonb)'
         )
         ELSE concat(
             '(SELECT jsonb_object_agg(f.name, f.value) FROM (VALUES ',
             string_agg(
-                concat(
-                    '(record_image_ne(ROW(o.', f.column, '), ROW(n.', f.column, ')), ',
-                    quote_literal(f.name), ', to_jsonb(', f.expression, '))'
-                ), ', ' ORDER BY f.ordinal
+                concat('(', f.difference, ', ', quote_literal(f.name), ', to_jsonb(', f.expression, '))'),
+                ', ' ORDER BY f.ordinal
             ),
             ') AS f (differs, name, value) WHERE f.differs)'
         )
     END
-    FROM unnest(names, columns, expressions) WITH ORDINALITY AS f (name, "column", expression, ordinal)
+    FROM unnest(names, differences, expressions) WITH ORDINALITY AS f (name, difference, expression, ordinal)
 $function$;
 
--- The same again, in two thirds of the time, for rows in which no value became NULL or a JSON null:
--- ABSENT ON NULL leaves both of them out. PostgreSQL 16 and later.
-CREATE OR REPLACE FUNCTION @schema@.quick_changes_expression(names text[], columns text[], expressions text[])
+-- What to add to the changes of a row in which columns became NULL. Nothing of a column whose condition is
+-- NULL. PostgreSQL 16 and later.
+CREATE OR REPLACE FUNCTION @schema@.nulls_expression(names text[], conditions text[])
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
     SELECT concat(
-        'JSON_OBJECT(',
+        ' || CASE WHEN ', string_agg(f.condition, ' OR ' ORDER BY f.ordinal),
+        ' THEN concat(''{'', array_to_string(ARRAY[',
+        string_agg(
+            concat('CASE WHEN ', f.condition, ' THEN ', quote_literal(concat(to_json(f.name), ': null')), ' END'),
+            ', ' ORDER BY f.ordinal
+        ),
+        '], '',''), ''}'')::jsonb ELSE ''{}'' END'
+    )
+    FROM unnest(names, conditions) WITH ORDINALITY AS f (name, condition, ordinal)
+    WHERE f.condition IS NOT NULL
+    HAVING count(*) > 0
+$function$;
+
+-- What to add to the document of a row in which values are too large. Each column's condition is NULL where
+-- that cannot be. It is added, and not a second form of the whole document, because PostgreSQL makes both
+-- ready at each execution. PostgreSQL 16 and later.
+CREATE OR REPLACE FUNCTION @schema@.large_values_expression(
+    names text[], is_large text, conditions text[], expressions text[]
+)
+RETURNS text
+LANGUAGE sql
+STABLE
+AS $function$
+    SELECT concat(
+        ' || CASE WHEN ', is_large, ' THEN JSON_OBJECT(',
+        -- A column that does not count goes in under the empty name, which no column has, and out.
         string_agg(
             concat(
-                quote_literal(f.name), ': CASE WHEN record_image_ne(ROW(o.', f.column, '), ROW(n.', f.column,
-                ')) THEN to_jsonb(', f.expression, ') END'
+                'CASE WHEN ', f.condition, ' THEN ', quote_literal(f.name), ' ELSE '''' END: ',
+                'CASE WHEN ', f.condition, ' THEN ', f.expression, ' END'
             ), ', ' ORDER BY f.ordinal
         ),
-        ' ABSENT ON NULL RETURNING jsonb)'
+        ' NULL ON NULL RETURNING jsonb) - '''' ELSE ''{}'' END'
     )
-    FROM unnest(names, columns, expressions) WITH ORDINALITY AS f (name, "column", expression, ordinal)
+    FROM unnest(names, conditions, expressions) WITH ORDINALITY AS f (name, condition, expression, ordinal)
+    WHERE f.condition IS NOT NULL
+    HAVING count(*) > 0
 $function$;
 
 -- May values of this type be given to to_jsonb() or cast to text? Both call a cast that the type's
@@ -247,20 +323,16 @@ AS $function$
     END
 $function$;
 
--- The stored form of a column without a bound, in a row where some value is too large.
-CREATE OR REPLACE FUNCTION @schema@.large_expression(reference text, type oid, size text, byte_limit bigint)
+-- What is stored in place of a value without a bound that is too large.
+CREATE OR REPLACE FUNCTION @schema@.large_expression(reference text, type oid)
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT concat(
-        'CASE WHEN ', size, ' > ', byte_limit, ' THEN @schema@.large_value(',
-        CASE
-            WHEN type = 'bytea'::regtype THEN concat(reference, ', encode(substring(', reference, ' FROM 1 FOR 500), ''hex'')')
-            ELSE concat('convert_to(', reference, '::text, ''UTF8''), left(', reference, '::text, 1000)')
-        END,
-        ') ELSE to_jsonb(', reference, ') END'
-    )
+    SELECT CASE
+        WHEN type = 'bytea'::regtype THEN concat('@schema@.large_bytes(', reference, ')')
+        ELSE concat('@schema@.large_text(', reference, '::text)')
+    END
 $function$;
 
 -- Is a value of this type a JSON document, which may be the JSON null?
@@ -442,8 +514,8 @@ $function$;
 
 -- The INSERT that records what a statement did.
 --
---   operation   'INSERT', 'UPDATE', 'DELETE', or 'UPDATE BY KEY' for updates whose old and new rows
---               do not come in pairs, or 'BASELINE' for rows that were there before; this one ends in
+--   operation   'INSERT', 'UPDATE', 'DELETE', 'UPDATE OF ONE' for an update of at most one row, 'UPDATE BY KEY'
+--               for updates whose old and new rows do not come in pairs, or 'BASELINE' for rows that were there before; this one ends in
 --               a WHERE that may be added to
 --   installed   as for captured_columns
 --   relid, schema_name, table_name   expressions for what to record
@@ -478,23 +550,27 @@ BEGIN
         SELECT
             side.alias,
             l.name,
-            concat('c', l.attnum) AS column,
-            p.reference,
             l.attnum,
             p.type,
+            p.old,
+            p.new,
+            l.is_masked,
+            s.reference,
             CASE
                 WHEN l.is_masked THEN '''{"$audit": "masked"}''::jsonb'
-                ELSE @schema@.value_expression(p.reference, p.type)
+                ELSE @schema@.value_expression(s.reference, p.type)
             END AS value,
-            CASE WHEN NOT l.is_masked THEN @schema@.size_expression(p.reference, p.type, l.typmod) END AS size
+            CASE WHEN NOT l.is_masked THEN @schema@.size_expression(s.reference, p.type, l.typmod) END AS size
         FROM @schema@.captured_columns(target, options, installed) AS l
         CROSS JOIN (VALUES ('o'), ('n')) AS side (alias)
         CROSS JOIN LATERAL (
             SELECT
-                @schema@.plain_reference(concat(side.alias, '.c', l.attnum), l.type),
+                @schema@.plain_reference(concat('o.c', l.attnum), l.type),
+                @schema@.plain_reference(concat('n.c', l.attnum), l.type),
                 @schema@.plain_type(l.type)
             OFFSET 0  -- Computed once: the planner would put the calls wherever their results are used.
-        ) AS p (reference, type)
+        ) AS p (old, new, type)
+        CROSS JOIN LATERAL (SELECT CASE side.alias WHEN 'o' THEN p.old ELSE p.new END) AS s (reference)
         WHERE l.is_stored
     ),
     -- All values of a row share one document of 256 MB.
@@ -502,51 +578,77 @@ BEGIN
         SELECT v.*, 200000000 / greatest(1, count(v.size) OVER (PARTITION BY v.alias)) AS byte_limit
         FROM valued AS v
     ),
+    formed AS MATERIALIZED (
+        SELECT
+            b.*,
+            @schema@.difference_expression(b.old, b.new, b.type) AS difference,
+            @schema@.is_equal_if_identical(b.type) AS is_compared,
+            concat(b.size, ' > ' || CASE WHEN b.size IS NOT NULL THEN b.byte_limit END) AS is_large,
+            @schema@.large_expression(b.reference, b.type) AS large,
+            CASE
+                -- The mark is no NULL.
+                WHEN b.is_masked THEN NULL
+                WHEN @schema@.is_json_document(b.type)
+                THEN concat('(coalesce(to_jsonb(', b.value, ') = ''null''::jsonb, true) AND ',
+                    @schema@.difference_expression(b.old, b.new, b.type), ')')
+                -- A composite value "is null" if its fields are: not so here.
+                ELSE concat('(', b.new, ' IS NOT DISTINCT FROM NULL AND ', b.old, ' IS DISTINCT FROM NULL)')
+            END AS is_nulled
+        FROM bounded AS b
+    ),
     sides AS (
         SELECT
-            b.alias,
-            array_agg(b.name ORDER BY b.attnum) AS names,
-            array_agg(b.column ORDER BY b.attnum) AS columns,
-            array_agg(b.value ORDER BY b.attnum) AS quick,
+            f.alias,
+            array_agg(f.name ORDER BY f.attnum) AS names,
+            array_agg(f.difference ORDER BY f.attnum) AS differences,
+            array_agg(f.is_nulled ORDER BY f.attnum) AS is_nulled,
+            -- Without the large values, which are added.
             array_agg(
                 CASE
-                    WHEN b.size IS NULL THEN b.value
-                    ELSE @schema@.large_expression(b.reference, b.type, b.size, b.byte_limit)
-                END ORDER BY b.attnum
+                    WHEN f.size IS NULL THEN f.value
+                    ELSE concat('CASE WHEN NOT ', f.is_large, ' THEN ', f.value, ' END')
+                END ORDER BY f.attnum
+            ) AS bounded,
+            -- With the large values.
+            array_agg(
+                CASE
+                    WHEN f.size IS NULL THEN f.value
+                    ELSE concat('CASE WHEN ', f.is_large, ' THEN ', f.large, ' ELSE to_jsonb(', f.reference, ') END')
+                END ORDER BY f.attnum
             ) AS careful,
-            string_agg(b.reference, ', ' ORDER BY b.attnum) AS list,
-            CASE
-                WHEN count(b.size) = 0 THEN 'false'
-                ELSE concat('greatest(', string_agg(b.size, ', ' ORDER BY b.attnum), ') > ', max(b.byte_limit))
-            END AS is_large,
-            string_agg(
-                concat(
-                    -- A composite value "is null" if its fields are: not so here.
-                    ' OR (n.', b.column, ' IS NOT DISTINCT FROM NULL AND o.', b.column, ' IS DISTINCT FROM NULL)',
-                    CASE WHEN @schema@.is_json_document(b.type) THEN concat(' OR to_jsonb(', b.value, ') = ''null''::jsonb') END
-                ), '' ORDER BY b.attnum
-            ) AS is_nulled
-        FROM bounded AS b
-        GROUP BY b.alias
+            array_agg(CASE WHEN f.size IS NOT NULL THEN f.is_large END ORDER BY f.attnum) AS is_large,
+            array_agg(
+                CASE WHEN f.size IS NOT NULL THEN concat(f.is_large, ' AND ', f.difference) END ORDER BY f.attnum
+            ) AS is_large_and_differs,
+            array_agg(f.large ORDER BY f.attnum) AS large,
+            concat('greatest(', string_agg(f.size, ', ' ORDER BY f.attnum), ') > ', max(f.byte_limit)) AS has_large,
+            concat_ws(
+                ' OR ',
+                string_agg(f.difference, ' OR ' ORDER BY f.attnum) FILTER (WHERE f.is_compared),
+                'record_image_ne(ROW(' || string_agg(f.old, ', ' ORDER BY f.attnum) FILTER (WHERE NOT f.is_compared)
+                || '), ROW(' || string_agg(f.new, ', ' ORDER BY f.attnum) FILTER (WHERE NOT f.is_compared) || '))'
+            ) AS differs
+        FROM formed AS f
+        GROUP BY f.alias
     ),
     documents AS (
         SELECT
             s.alias,
-            s.list,
-            CASE s.is_large
-                WHEN 'false' THEN @schema@.object_expression(s.names, s.quick)
-                ELSE concat(
-                    'CASE WHEN ', s.is_large, ' THEN ', @schema@.object_expression(s.names, s.careful),
-                    ' ELSE ', @schema@.object_expression(s.names, s.quick), ' END'
+            s.differs,
+            CASE
+                WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
+                    @schema@.object_expression(s.names, s.bounded),
+                    @schema@.large_values_expression(s.names, s.has_large, s.is_large, s.large)
                 )
+                ELSE @schema@.object_expression(s.names, s.careful)
             END AS whole,
             CASE
                 WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-                    'CASE WHEN ', s.is_large, s.is_nulled,
-                    ' THEN ', @schema@.changes_expression(s.names, s.columns, s.careful),
-                    ' ELSE ', @schema@.quick_changes_expression(s.names, s.columns, s.quick), ' END'
+                    @schema@.changes_expression(s.names, s.differences, s.bounded),
+                    @schema@.large_values_expression(s.names, s.has_large, s.is_large_and_differs, s.large),
+                    @schema@.nulls_expression(s.names, s.is_nulled)
                 )
-                ELSE @schema@.changes_expression(s.names, s.columns, s.careful)
+                ELSE @schema@.changes_expression(s.names, s.differences, s.careful)
             END AS changes
         FROM sides AS s
     )
@@ -554,10 +656,7 @@ BEGIN
         max(d.whole) FILTER (WHERE d.alias = 'o'),
         max(d.whole) FILTER (WHERE d.alias = 'n'),
         max(d.changes) FILTER (WHERE d.alias = 'n'),
-        concat(
-            'record_image_ne(ROW(', max(d.list) FILTER (WHERE d.alias = 'o'),
-            '), ROW(', max(d.list) FILTER (WHERE d.alias = 'n'), '))'
-        )
+        concat('(', max(d.differs), ')')
     INTO _old, _new, _changed, _differs
     FROM documents AS d;
 
@@ -601,6 +700,13 @@ BEGIN
             _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
             E'\nFROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS o',
             E'\nFULL JOIN (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS n USING (ordinal)',
+            E'\nWHERE ', _differs, _condition
+        )
+        -- One row and one row are a pair.
+        WHEN 'UPDATE OF ONE' THEN concat(
+            _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
+            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o',
+            E'\nCROSS JOIN (SELECT ', _columns, ' ', new_rows, ') AS n',
             E'\nWHERE ', _differs, _condition
         )
         -- Rows that went to another partition, some of them stopped on the way by a trigger: what
@@ -689,24 +795,24 @@ DECLARE
     _degrades boolean := options @> '{"on_error": "degrade"}';
     _is_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = target);
     _name record;
-    _fingerprint text;
+    _is_unaltered text := @schema@.unaltered_condition(target);
     _case text := '';
     _operation text;
     _fallback text;
+    _old_rows text := CASE WHEN _is_row THEN '(SELECT OLD.*)' ELSE 'old_table' END;
+    _new_rows text := CASE WHEN _is_row THEN '(SELECT NEW.*)' ELSE 'new_table' END;
 BEGIN
     SELECT n.nspname AS schema, c.relname AS table INTO _name
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid = target;
-    EXECUTE @schema@.fingerprint_query(target::text) INTO _fingerprint;
     FOREACH _operation IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'UPDATE BY KEY'] LOOP
         CONTINUE WHEN _operation = 'UPDATE BY KEY' AND (_is_row OR NOT _is_partitioned);
         _case := concat(
             _case, '    WHEN ', quote_literal(_operation), E' THEN\n',
             @schema@.capture_statement(
-                target, _operation, options, NULL, 'TG_RELID', '_schema_name', '_table_name',
-                CASE WHEN _is_row THEN '(SELECT OLD.*)' ELSE 'old_table' END,
-                CASE WHEN _is_row THEN '(SELECT NEW.*)' ELSE 'new_table' END
+                target, CASE WHEN _operation = 'UPDATE' AND _is_row THEN 'UPDATE OF ONE' ELSE _operation END,
+                options, NULL, 'TG_RELID', '_schema_name', '_table_name', _old_rows, _new_rows
             ),
             E';\n'
         );
@@ -714,7 +820,8 @@ BEGIN
 
     _fallback := concat(
         E'        EXECUTE @schema@.capture_statement(
-            TG_RELID, _operation, _options, _installed, ''$1'', ''$2'', ''$3'', ',
+            TG_RELID, _operation, ', quote_literal(options), '::jsonb, ', quote_literal(_installed), E'::jsonb,
+            ''$1'', ''$2'', ''$3'', ',
         CASE WHEN _is_row THEN '''(SELECT ($4).*)'', ''(SELECT ($5).*)''' ELSE '''old_table'', ''new_table''' END,
         E'
         ) USING TG_RELID, _schema_name, _table_name', CASE WHEN _is_row THEN ', OLD, NEW' END, E';\n'
@@ -724,7 +831,7 @@ BEGIN
         _fallback := concat(
             E'        BEGIN\n', _fallback,
             E'        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN\n',
-            replace(_fallback, '_options', '_options - ''when'''), E'        END;\n'
+            replace(_fallback, quote_literal(options), quote_literal(options - 'when')), E'        END;\n'
         );
     END IF;
 
@@ -733,8 +840,6 @@ BEGIN
 -- Made by audit_table(), which makes it anew whenever the table is audited again.
 #variable_conflict use_column
 DECLARE
-    _options constant jsonb := ', quote_literal(options::text), E';
-    _installed constant jsonb := ', quote_literal(_installed::text), E';
     -- What happens in a partition is the history of the table that it is a part of.
     _schema_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.schema) ELSE 'TG_TABLE_SCHEMA' END, E';
     _table_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.table) ELSE 'TG_TABLE_NAME' END, E';
@@ -756,22 +861,39 @@ BEGIN
     END IF;
 ' END,
         CASE WHEN _degrades THEN E'    BEGIN\n' END,
+        CASE WHEN NOT _is_row THEN concat(
+            E'    IF _operation = ''UPDATE'' THEN
+        IF ', _is_unaltered, E'
+            AND NOT EXISTS (SELECT FROM old_table OFFSET 1)
+        THEN
+',
+            @schema@.capture_statement(
+                target, 'UPDATE OF ONE', options, NULL, 'TG_RELID', '_schema_name', '_table_name', _old_rows, _new_rows
+            ),
+            E';
+            RETURN NULL;
+        END IF;
+    END IF;
+'
+        ) END,
         E'    -- Altered by hand? Then with the columns as they are now; the trail stays whole.
-    IF (', @schema@.fingerprint_query('TG_RELID'), E')
-        IS DISTINCT FROM ', quote_literal(_fingerprint), E' THEN
+    IF NOT ', _is_unaltered, E' THEN
 ', _fallback, E'        RETURN NULL;
     END IF;
     CASE _operation
 ', _case, E'    END CASE;
 ',
-        CASE WHEN _degrades THEN E'    EXCEPTION WHEN OTHERS THEN
+        CASE WHEN _degrades THEN concat(E'    EXCEPTION WHEN OTHERS THEN
         PERFORM @schema@.record_gap(
-            TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE,
+            TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE, ',
             -- A message may quote a value that must not be stored.
-            CASE WHEN _options -> ''exclude'' = ''[]'' AND NOT _options ?| ARRAY[''include'', ''mask''] THEN SQLERRM END
+            CASE
+                WHEN options -> 'exclude' = '[]' AND NOT options ?| ARRAY['include', 'mask'] THEN 'SQLERRM'
+                ELSE 'NULL'
+            END, E'
         );
     END;
-' END,
+') END,
         E'    RETURN NULL;
 END
 '

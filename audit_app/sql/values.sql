@@ -17,6 +17,26 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION @schema@.large_text(value text)
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    RETURN @schema@.large_value(pg_catalog.convert_to(value, 'UTF8'), pg_catalog.left(value, 1000));
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION @schema@.large_bytes(value bytea)
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    RETURN @schema@.large_value(value, pg_catalog.encode(pg_catalog.substring(value, 1, 500), 'hex'));
+END
+$function$;
+
 -- A json value may hold what jsonb cannot (\u0000, a number of 200,000 digits), also deep inside of
 -- an array or a composite type. Such a value is kept as its text.
 CREATE OR REPLACE FUNCTION @schema@.jsonb_or_text(value anyelement)
