@@ -166,7 +166,8 @@ def test_a_value_of_300_mb(trail: Trail, type_: str, value: str) -> None:
     trail.create(f"CREATE TABLE thing (id int PRIMARY KEY, v {type_}, w text)", "thing")
     trail.run(f"INSERT INTO thing VALUES (1, {value}, 'small')")
     trail.run("UPDATE thing SET w = 'also small'", "UPDATE thing SET v = NULL", "DELETE FROM thing")
-    insert, other, emptied, delete = trail.changes()
+    trail.run("INSERT INTO thing VALUES (2, 'ab')", f"UPDATE thing SET v = {value}, w = 'x'")
+    insert, other, emptied, delete, _, enlarged = trail.changes()
     large = insert.changed["v"]
     assert large["$audit"] == "too large"
     assert large["bytes"] == (300_000_000 if type_ == "text" else 120_000_000)
@@ -177,6 +178,7 @@ def test_a_value_of_300_mb(trail: Trail, type_: str, value: str) -> None:
     assert other.old["v"] == large
     assert emptied.changed == {"v": None}
     assert delete.old["v"] is None
+    assert enlarged.changed == {"v": large, "w": "x"}
 
 
 @pytest.mark.parametrize("columns", [1, 60, 1500])
