@@ -134,7 +134,7 @@ AS $function$
 $function$;
 
 -- A JSON object with only the columns that differ between the rows o and n.
-CREATE OR REPLACE FUNCTION @schema@.changes_expression(names text[], differences text[], expressions text[])
+CREATE OR REPLACE FUNCTION @schema@.changed_values_expression(names text[], differences text[], expressions text[])
 RETURNS text
 LANGUAGE sql
 STABLE
@@ -644,11 +644,11 @@ BEGIN
             END AS whole,
             CASE
                 WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-                    @schema@.changes_expression(s.names, s.differences, s.bounded),
+                    @schema@.changed_values_expression(s.names, s.differences, s.bounded),
                     @schema@.large_values_expression(s.names, s.has_large, s.is_large_and_differs, s.large),
                     @schema@.nulls_expression(s.names, s.is_nulled)
                 )
-                ELSE @schema@.changes_expression(s.names, s.differences, s.careful)
+                ELSE @schema@.changed_values_expression(s.names, s.differences, s.careful)
             END AS changes
         FROM sides AS s
     )
