@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 import statistics
 import tempfile
@@ -130,7 +131,8 @@ def measure(cursor: Any, rounds: int) -> dict[str, dict[str, float]]:
         name: {"single": [], "bulk": []} for name in VARIANTS
     }
     for _ in range(rounds):
-        for name, variant in VARIANTS.items():
+        # In another order each time: the first one would bear what the last one left behind.
+        for name, variant in random.sample(list(VARIANTS.items()), len(VARIANTS)):
             cursor.execute(variant(original))
             empty_the_trail(cursor)
             for kind, rows in (("single", 1), ("bulk", ROWS)):

@@ -287,7 +287,9 @@ def test_two_rows_after_one(article: Trail) -> None:
     article.script("UPDATE article SET name = 'x' WHERE id = 1")
     article.script("UPDATE article SET name = name || id")
     article.script("UPDATE article SET name = 'y' WHERE id = 7")
-    updates = [(c.object_id, c.old["name"], c.changed) for c in article.changes() if c.verb == "update"]
+    updates = [
+        (c.object_id, c.old["name"], c.changed) for c in article.changes() if c.verb == "update"
+    ]
     assert updates == [
         ("1", "a", {"name": "x"}),
         ("2", "b", {"name": "b2"}),  # the row that stood first since then
