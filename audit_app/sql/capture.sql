@@ -45,6 +45,33 @@ BEGIN
 END
 $function$;
 
+-- Refuse to record with the columns that this transaction sees if the table has others by now. A transaction that
+-- keeps the view of its beginning writes to the table as it is, and reads the catalog as it was; only functions that
+-- do not look through that view tell the difference. Called in such transactions only.
+CREATE OR REPLACE FUNCTION @schema@.require_present_shape(relation oid)
+RETURNS void
+LANGUAGE plpgsql
+STABLE
+AS $function$
+#variable_conflict use_variable
+DECLARE
+    _next int2 := (SELECT max(a.attnum) + 1 FROM pg_attribute AS a WHERE a.attrelid = relation);
+BEGIN
+    -- By its name, to raise an error for a column that is not there any more; by its number, NULL for one
+    -- that never was.
+    PERFORM has_column_privilege(relation, a.attname::text, 'SELECT')
+    FROM pg_attribute AS a
+    WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped;
+    IF has_column_privilege(relation, _next, 'SELECT') IS NOT NULL THEN
+        RAISE undefined_column;
+    END IF;
+EXCEPTION WHEN undefined_column THEN
+    RAISE serialization_failure USING
+        MESSAGE = concat('the table ', relation::regclass, ' was altered after this transaction began'),
+        HINT = 'Nothing was changed. Roll back and repeat the transaction.';
+END
+$function$;
+
 -- A type and all that it consists of: a domain's base, an array's elements, a range's bounds, a composite's
 -- fields.
 CREATE OR REPLACE FUNCTION @schema@.parts_of(type oid)
@@ -866,6 +893,10 @@ BEGIN
     END IF;
 ' END,
         CASE WHEN _degrades THEN E'    BEGIN\n' END,
+        E'    IF current_setting(''transaction_isolation'') IN (''repeatable read'', ''serializable'') THEN
+        PERFORM @schema@.require_present_shape(TG_RELID);
+    END IF;
+',
         CASE WHEN NOT _is_row THEN concat(
             E'    IF _operation = ''UPDATE'' THEN
         IF ', _is_unaltered, E'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from tests.integration.faults.test_rows import findings
 from tests.trail import Trail
@@ -52,6 +53,36 @@ def test_a_column_is_altered(
         f"UPDATE article SET {assignment} WHERE id = 1; INSERT INTO article (id) VALUES (3)"
     )
     assert set(article.changes()[-1].changed) == set(columns)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("is_tracked_anew", [False, True], ids=["by hand", "by a migration"])
+@pytest.mark.parametrize(
+    ("alteration", "statement"),
+    [
+        ("ADD extra int DEFAULT 1", "UPDATE article SET extra = 2"),
+        ("ADD extra int DEFAULT 1", "INSERT INTO article (id) VALUES (2)"),
+        ("DROP n", "UPDATE article SET name = 'y'"),
+        ("RENAME name TO title", "UPDATE article SET title = 'y'"),
+    ],
+)
+def test_a_table_is_altered_while_a_transaction_keeps_an_older_view(
+    article: Trail, alteration: str, statement: str, level: str, is_tracked_anew: bool
+) -> None:
+    """Its view of the catalog is the old one, too: it is told to repeat, and nothing is lost."""
+    article.run("INSERT INTO article VALUES (1, 'x', 1)")
+    engine = article.engine.execution_options(isolation_level=level)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM pg_class")
+        article.script(f"ALTER TABLE article {alteration}")
+        if is_tracked_anew:
+            article.track("article")
+        with pytest.raises(sa.exc.DBAPIError, match="was altered after this transaction began"):
+            connection.exec_driver_sql(statement)
+        connection.rollback()
+        connection.exec_driver_sql(statement)
+        connection.commit()
+    assert len(article.changes()) == 2
 
 
 def test_the_key_is_altered(article: Trail) -> None:
