@@ -16,7 +16,8 @@ from demo.commands import prepare
 from demo.models import db
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from flask import Flask
     from playwright.sync_api import Browser, Page
@@ -87,10 +88,27 @@ def close(app: Flask) -> None:
         db.engine.dispose()
 
 
+def in_one_piece(app: WSGIApplication) -> WSGIApplication:
+    """Send each answer at once.
+
+    Where a browser goes away in the midst of a file, werkzeug's server leaves the file open, and
+    the warning about it fails a test.
+    """
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        parts = app(environ, start_response)
+        try:
+            return [b"".join(parts)]
+        finally:
+            getattr(parts, "close", lambda: None)()
+
+    return answer
+
+
 @pytest.fixture
 def desk(demo_app: Flask) -> Iterator[str]:
     """The address of the demo, served for real."""
-    server = make_server("127.0.0.1", 0, demo_app, threaded=True)
+    server = make_server("127.0.0.1", 0, in_one_piece(demo_app), threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
