@@ -73,6 +73,10 @@ class Site:
         with self.app.app_context():
             self.db.session.remove()
         self.engine.dispose()
+        # SQLAlchemy keeps a base alive for its listeners: models without end, for the collector.
+        for listener in (self.logger._check_mapper, self.logger._forget_places):
+            if sa.event.contains(self.db.Model, "mapper_configured", listener):
+                sa.event.remove(self.db.Model, "mapper_configured", listener)
 
     # -- Writing ----------------------------------------------------------------------------------
 
