@@ -89,7 +89,8 @@ def site(replicated: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(sa.event, "listen", note)
     yield replicated
     for arguments in listeners:
-        sa.event.remove(*arguments)
+        if sa.event.contains(*arguments):
+            sa.event.remove(*arguments)
 
 
 def reader(site: Site) -> sa.Engine:
