@@ -91,7 +91,7 @@ class FlaskWorker(Worker):
             at = sa.Column(sa.DateTime(timezone=True), nullable=False)
             n = sa.Column(sa.Integer, nullable=False)
 
-        sa.orm.configure_mappers()
+        db.Model.registry.configure()
         self._user = User
         return Article
 
