@@ -50,7 +50,11 @@ class _Refusal(click.ClickException):
     exit_code = 2
 
 
-def _logger() -> Any:
+def chosen_logger() -> Any:
+    """Return the AuditLogger of the application, or of the ``--bind``.
+
+    :raises NotRegisteredError: if there is none.
+    """
     bind = click.get_current_context().meta.get(_BIND)
     if bind is None:
         found = current_app.extensions.get("audit_app")
@@ -62,11 +66,13 @@ def _logger() -> Any:
     return found
 
 
-def _engine() -> Any:
-    return _logger().session.get_bind(mapper=_logger().activity_cls.__mapper__)
+def chosen_engine() -> Any:
+    """Return the engine of the trail of :func:`chosen_logger`."""
+    logger = chosen_logger()
+    return logger.session.get_bind(mapper=logger.activity_cls.__mapper__)
 
 
-def _clearly(command: Callable[..., None]) -> Callable[..., None]:
+def clearly(command: Callable[..., None]) -> Callable[..., None]:
     """Turn an error of ours into a message and exit code 2."""
 
     @functools.wraps(command)
@@ -79,10 +85,10 @@ def _clearly(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-_json_option = click.option(
+json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON document for machines."
 )
-_lock_timeout_option = click.option(
+lock_timeout_option = click.option(
     "--lock-timeout", type=click.IntRange(min=1), default=1000, show_default=True,
     help="Milliseconds to wait for a table.",
 )  # fmt: skip
@@ -90,7 +96,7 @@ _partition_lock_option = click.option(
     "--lock-timeout", type=click.IntRange(min=1), default=partitioning.LOCK_TIMEOUT,
     show_default=True, help="Milliseconds to wait for a lock.",
 )  # fmt: skip
-_attempts_option = click.option(
+attempts_option = click.option(
     "--attempts", type=click.IntRange(min=1), default=30, show_default=True, help="For each table."
 )
 
@@ -110,7 +116,7 @@ _attempts_option = click.option(
 )
 @click.option("--owner", help="The role that gets the trail; made without login if missing.")
 @with_appcontext
-@_clearly
+@clearly
 def grant(
     *,
     roles: Sequence[str],
@@ -125,25 +131,25 @@ def grant(
     """Set up the database roles around the trail."""
     wanted = Roles(owner, roles, readers, suspenders, exporters, pruners, holders)
     amount = None if floor is None else retention.check_amount("--prune-floor", floor)
-    with _engine().begin() as connection:
-        warnings = grant_roles(connection, _logger().schema_name, wanted)
+    with chosen_engine().begin() as connection:
+        warnings = grant_roles(connection, chosen_logger().schema_name, wanted)
         if amount is not None:
-            set_prune_floor(connection, _logger().schema_name, amount)
+            set_prune_floor(connection, chosen_logger().schema_name, amount)
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo("The roles are set up.")
 
 
 @audit_cli.command()
-@_lock_timeout_option
-@_attempts_option
+@lock_timeout_option
+@attempts_option
 @with_appcontext
-@_clearly
+@clearly
 def install(lock_timeout: int, attempts: int) -> None:
     """Install the trail, or bring it up to date, on a database in use."""
-    logger = _logger()
+    logger = chosen_logger()
     install_online(
-        _engine(),
+        chosen_engine(),
         logger.trail,
         logger.audited_tables(),
         lock_timeout=lock_timeout,
@@ -156,11 +162,11 @@ def install(lock_timeout: int, attempts: int) -> None:
 @click.option("--fix", is_flag=True, help="Repair what needs no decision, and check again.")
 @click.option("--strict", is_flag=True, help="Exit 1 for warnings, too.")
 @click.option("--trust", multiple=True, help="A role that is a member of the owner on purpose.")
-@_lock_timeout_option
-@_attempts_option
-@_json_option
+@lock_timeout_option
+@attempts_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def check(
     *,
     fix: bool,
@@ -171,7 +177,7 @@ def check(
     as_json: bool,
 ) -> None:
     """Compare the installation with what it should be; exit 1 if something is wrong."""
-    logger, engine = _logger(), _engine()
+    logger, engine = chosen_logger(), chosen_engine()
     done: list[str] = []
     if fix:
         checks.fix(
@@ -186,7 +192,7 @@ def check(
         click.echo(json.dumps({"done": done, "findings": found} if fix else found, indent=2))
     elif findings:
         rows = [(f.severity, f.code, f.table, f.message) for f in findings]
-        for line, finding in zip(_aligned(rows), findings, strict=True):
+        for line, finding in zip(aligned(rows), findings, strict=True):
             click.echo(line)
             click.echo(f"{'':9}{finding.remedy}")
     else:
@@ -196,13 +202,13 @@ def check(
 
 
 @audit_cli.command()
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def status(as_json: bool) -> None:  # noqa: FBT001
     """Show what is installed and tracked; exit 1 if the trail is not installed."""
-    logger = _logger()
-    with _engine().connect() as connection:
+    logger = chosen_logger()
+    with chosen_engine().connect() as connection:
         found = read_status(connection, logger.trail, logger.audited_tables())
     if as_json:
         click.echo(json.dumps(found.as_dict(), indent=2))
@@ -222,23 +228,24 @@ def _status_lines(found: Status) -> list[str]:
     lines = [
         f"schema    {found.schema_name}, of {found.owner}",
         f"version   {version} (sha256 {(found.installed_digest or 'unknown')[:12]})",
-        f"trail     {_about(found.activities_estimate)} activities, {_size(found.bytes)}",
+        f"trail     {_about(found.activities_estimate)} activities, {size_text(found.bytes)}",
         "",
     ]
     rows = [("table", "state", "rows", "size", "last change"), *map(_status_row, found.tables)]
-    return lines + _aligned(rows)
+    return lines + aligned(rows)
 
 
 def _status_row(table: TableStatus) -> tuple[str, str, str, str, str]:
     moment = table.last_change.isoformat(sep=" ", timespec="seconds") if table.last_change else "-"
-    return (table.name, table.state, _about(table.rows_estimate), _size(table.bytes), moment)
+    return (table.name, table.state, _about(table.rows_estimate), size_text(table.bytes), moment)
 
 
 def _about(number: int | None) -> str:
     return "-" if number is None else f"~{number:,}"
 
 
-def _size(number: int | None) -> str:
+def size_text(number: int | None) -> str:
+    """Return a number of bytes in its largest unit; a dash for None."""
     if number is None:
         return "-"
     size, units = float(number), ["B", "kB", "MB", "GB", "TB"]
@@ -247,7 +254,8 @@ def _size(number: int | None) -> str:
     return f"{size:.0f} {units[0]}" if units[0] in {"B", "kB"} else f"{size:.1f} {units[0]}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for each row, its columns below each other."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -259,10 +267,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--drop-trail", is_flag=True, help="Drop the audit schema with all that it holds.")
 @click.option("--confirm", metavar="SCHEMA", help="The schema's name, to confirm --drop-trail.")
-@_lock_timeout_option
-@_attempts_option
+@lock_timeout_option
+@attempts_option
 @with_appcontext
-@_clearly
+@clearly
 def uninstall(
     *,
     tables: Sequence[str],
@@ -272,7 +280,7 @@ def uninstall(
     attempts: int,
 ) -> None:
     """Stop to track all tables, or those that are named. What was recorded stays."""
-    logger, engine = _logger(), _engine()
+    logger, engine = chosen_logger(), chosen_engine()
     if drop_trail:
         if tables:
             raise _Refusal("--drop-trail is about the whole trail: leave the tables out.")
@@ -301,10 +309,10 @@ def uninstall(
 
 @audit_cli.command()
 @with_appcontext
-@_clearly
+@clearly
 def sql() -> None:
     """Print the script that installs everything, for psql or a migration; nothing is executed."""
-    logger = _logger()
+    logger = chosen_logger()
     trail = logger.trail
     click.echo(f"{trail.schema_sql.strip()}\n{trail.install_sql.strip()}")
     for table in logger.audited_tables():
@@ -317,16 +325,16 @@ def sql() -> None:
     "--batch-size", type=click.IntRange(min=1), default=baseline.BATCH, show_default=True,
     help="Rows of a database transaction.",
 )  # fmt: skip
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def backfill(tables: Sequence[str], batch_size: int, as_json: bool) -> None:  # noqa: FBT001
     """Record the rows that were there before tracking; may be interrupted and run again."""
-    logger = _logger()
+    logger = chosen_logger()
     chosen = _declared(logger, tables)
     with _ProgressLine() as line:
         done = baseline.backfill(
-            _engine(), logger.trail, chosen, batch_size=batch_size, progress=line.show,
+            chosen_engine(), logger.trail, chosen, batch_size=batch_size, progress=line.show,
             log=lambda text: click.echo(text, err=True),
         )  # fmt: skip
     if as_json:
@@ -362,15 +370,15 @@ def _declared(logger: Any, names: Sequence[str]) -> list[Any]:
     help="Partitions to make after the present one.",
 )
 @_partition_lock_option
-@_attempts_option
-@_json_option
+@attempts_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def maintain(*, ahead: int, lock_timeout: int, attempts: int, as_json: bool) -> None:
     """Make the partitions to come, and fill them from the default one; for cron, repeatable."""
     done = partitioning.maintain(
-        _engine(),
-        _logger().trail,
+        chosen_engine(),
+        chosen_logger().trail,
         ahead=ahead,
         lock_timeout=lock_timeout,
         attempts=attempts,
@@ -386,15 +394,15 @@ def maintain(*, ahead: int, lock_timeout: int, attempts: int, as_json: bool) -> 
 @click.option("--by", "period", type=click.Choice(PERIODS), help="Default: what partition_by says.")
 @click.option("--split", is_flag=True, help="Split the history that a conversion began with.")
 @_partition_lock_option
-@_attempts_option
-@_json_option
+@attempts_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def partition(
     *, period: str | None, split: bool, lock_timeout: int, attempts: int, as_json: bool
 ) -> None:
     """Partition a trail in use, without copying it; may be interrupted and run again."""
-    logger, engine = _logger(), _engine()
+    logger, engine = chosen_logger(), chosen_engine()
     options: dict[str, Any] = {
         "lock_timeout": lock_timeout,
         "attempts": attempts,
@@ -443,13 +451,13 @@ def _quiet(_line: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON document for machines.")
 @with_appcontext
-@_clearly
+@clearly
 def import_trail(flavour: str, source_schema: str, batch_size: int, as_json: bool) -> None:  # noqa: FBT001
     """Take over the trail of another package; may be interrupted and run again."""
-    logger = _logger()
+    logger = chosen_logger()
     with _ProgressLine() as line:
         summary = importing.import_trail(
-            _engine(),
+            chosen_engine(),
             logger.trail,
             flavour,
             source_schema=source_schema,

@@ -14,15 +14,15 @@ from flask.cli import AppGroup, with_appcontext
 
 from audit_app import archive, holds, pruning, retention, unarchiving
 from audit_app.cli import (
-    _aligned,
-    _attempts_option,
-    _clearly,
-    _engine,
-    _json_option,
-    _lock_timeout_option,
-    _logger,
-    _size,
+    aligned,
+    attempts_option,
     audit_cli,
+    chosen_engine,
+    chosen_logger,
+    clearly,
+    json_option,
+    lock_timeout_option,
+    size_text,
 )
 from audit_app.errors import ConfigurationError
 
@@ -46,7 +46,7 @@ def _bytes(_: click.Context, __: click.Parameter, text: str | None) -> int | Non
 
 
 def _places() -> list[tuple[tuple[str, str], ...]]:
-    return [table.place.names for table in _logger().audited_tables()]
+    return [table.place.names for table in chosen_logger().audited_tables()]
 
 
 def _say(line: str) -> None:
@@ -82,8 +82,8 @@ def _say(line: str) -> None:
     metavar="SIZE",
     help="Stop when this much write-ahead log was written: 1 GB.",
 )
-@_lock_timeout_option
-@_attempts_option
+@lock_timeout_option
+@attempts_option
 @click.option(
     "--pause",
     type=click.IntRange(min=0),
@@ -91,9 +91,9 @@ def _say(line: str) -> None:
     show_default=True,
     help="Milliseconds between two batches.",
 )
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def prune(
     *, dry_run: bool, directory: Path | None, kind: str, batch: int, wal_budget: int | None,
     lock_timeout: int, attempts: int, pause: int, as_json: bool,
@@ -104,7 +104,7 @@ def prune(
         batch=batch, wal_budget=wal_budget, lock_timeout=lock_timeout, attempts=attempts,
         pause=pause, archive=directory, kind=kind,
     )  # fmt: skip
-    engine, trail = _engine(), _logger().trail
+    engine, trail = chosen_engine(), chosen_logger().trail
     if dry_run:
         found = pruning.preview(engine, trail, policy, _places(), options)
         if as_json:
@@ -119,7 +119,7 @@ def prune(
         return
     click.echo(
         f"{done.rows} rows and {done.transactions} transactions pruned, {len(done.partitions)} "
-        f"partitions dropped; {_size(done.wal)} of write-ahead log."
+        f"partitions dropped; {size_text(done.wal)} of write-ahead log."
     )
     if done.archive:
         click.echo(f"archive   {done.archive}")
@@ -140,7 +140,7 @@ def _preview_lines(found: pruning.Preview) -> list[str]:
         )
         for e in found.extents
     ]  # fmt: skip
-    lines = _aligned(rows)
+    lines = aligned(rows)
     if found.partitions:
         lines.append(f"dropped as a whole: {', '.join(found.partitions)}")
     return [*lines, f"batches: {found.batches}"]
@@ -171,18 +171,24 @@ def _moment(_: click.Context, __: click.Parameter, text: str | None) -> datetime
 @click.option("--from", "since", callback=_moment, help="The first moment; in UTC without a zone.")
 @click.option("--to", "until", callback=_moment, help="The first moment that is too late.")
 @click.option("--reason", required=True, help="Why.")
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def add_hold(
     *, table: str | None, record: str | None, actor: str | None, since: datetime | None,
     until: datetime | None, reason: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Keep what fits from being pruned, until the hold is released."""
     id_ = holds.add(
-        _engine(), _logger().trail, names=_names(table), record=record, actor=actor, since=since,
-        until=until, reason=reason,
-    )  # fmt: skip
+        chosen_engine(),
+        chosen_logger().trail,
+        names=_names(table),
+        record=record,
+        actor=actor,
+        since=since,
+        until=until,
+        reason=reason,
+    )
     click.echo(json.dumps({"id": id_}) if as_json else f"Held: {id_}")
 
 
@@ -205,12 +211,12 @@ def _names(table: str | None) -> tuple[tuple[str, str], ...]:
 
 
 @_hold_cli.command("list")
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def list_holds(*, as_json: bool) -> None:
     """Show what is held."""
-    found = holds.holds(_engine(), _logger().trail)
+    found = holds.holds(chosen_engine(), chosen_logger().trail)
     if as_json:
         click.echo(json.dumps([hold.as_dict() for hold in found], indent=2))
         return
@@ -222,7 +228,7 @@ def list_holds(*, as_json: bool) -> None:
         (str(h.id), h.made_at.date().isoformat(), _what(h), h.by or h.role or "-", h.reason or "-")
         for h in found
     ]
-    for line in _aligned(rows):
+    for line in aligned(rows):
         click.echo(line)
 
 
@@ -242,10 +248,10 @@ def _what(hold: holds.Hold) -> str:
 @click.argument("hold", type=int, metavar="ID")
 @click.option("--reason", help="Why.")
 @with_appcontext
-@_clearly
+@clearly
 def release_hold(hold: int, reason: str | None) -> None:
     """End a hold; what it kept may be pruned again."""
-    holds.release(_engine(), _logger().trail, hold, reason=reason)
+    holds.release(chosen_engine(), chosen_logger().trail, hold, reason=reason)
     click.echo(f"Released: {hold}")
 
 
@@ -261,8 +267,8 @@ _directory_argument = click.argument(
 
 @_archive_cli.command("verify", with_appcontext=False)
 @_directory_argument
-@_json_option
-@_clearly
+@json_option
+@clearly
 def verify_archive(directory: Path, as_json: bool) -> None:  # noqa: FBT001
     """Read an archive whole, and compare it with its manifest; needs no database."""
     manifest = archive.verify(directory)
@@ -277,13 +283,15 @@ def verify_archive(directory: Path, as_json: bool) -> None:  # noqa: FBT001
 @audit_cli.command("restore-archive")
 @_directory_argument
 @click.option("--keep", default="30 days", show_default=True, help="How long to leave it there.")
-@_json_option
+@json_option
 @with_appcontext
-@_clearly
+@clearly
 def restore_archive(directory: Path, keep: str, as_json: bool) -> None:  # noqa: FBT001
     """Bring the rows of an archive back into the trail, for a look."""
     amount = retention.check_amount("--keep", keep)
-    done = unarchiving.restore(_engine(), _logger().trail, directory, keep=amount, progress=_say)
+    done = unarchiving.restore(
+        chosen_engine(), chosen_logger().trail, directory, keep=amount, progress=_say
+    )
     if as_json:
         click.echo(json.dumps(done.as_dict(), indent=2))
         return
