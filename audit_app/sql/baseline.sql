@@ -62,7 +62,9 @@ BEGIN
     END IF;
     _options := @schema@.installed_options(_function.oid);
     -- The options name the columns that must not be stored as they were called when they were installed.
-    IF _options IS NULL OR _function.prosrc <> @schema@.capture_body(target, _options) THEN
+    IF _options IS NULL OR _function.prosrc <> @schema@.capture_body(
+        target, _options, @schema@.planned_relation(_function.prosrc)
+    ) THEN
         RAISE object_not_in_prerequisite_state USING
             MESSAGE = concat(target, ' was altered after it was tracked'),
             HINT = 'Bring its triggers up to date first: flask audit install.';

@@ -4,44 +4,37 @@
 -- known to a cached plan; and that function itself falls back to it, executing the result at once,
 -- when the table was altered behind its back.
 
--- The expression for the shape of a table, as far as the generated statements depend on it: the types and names
--- of its columns. Part of each capture function, in which a call would cost more than the query.
-CREATE OR REPLACE FUNCTION @schema@.fingerprint_expression(relation text)
-RETURNS text
-LANGUAGE sql
-IMMUTABLE
-AS $function$
-    -- Type numbers above 16383 are given out by each cluster anew, so those types go by name. In the order of the
-    -- index, which takes no sort.
-    SELECT concat(
-        'ARRAY(SELECT concat(CASE WHEN a.atttypid < 16384 THEN a.atttypid::text',
-        ' ELSE format_type(a.atttypid, NULL) END, '' '', a.attname)',
-        ' FROM pg_attribute AS a WHERE a.attrelid = ', relation, ' AND a.attnum > 0 AND NOT a.attisdropped',
-        ' ORDER BY a.attnum)'
-    )
-$function$;
-
--- The condition that a capture function's table is as it was when the function was made. A partition may have
--- the same columns in another order.
-CREATE OR REPLACE FUNCTION @schema@.unaltered_condition(target oid)
-RETURNS text
+-- The shape of a table, as far as the generated statements depend on it: the types and names of its columns, as
+-- they are at this moment.
+CREATE OR REPLACE FUNCTION @schema@.present_shape(relation oid)
+RETURNS text[]
 LANGUAGE plpgsql
-STABLE
 AS $function$
 #variable_conflict use_variable
-DECLARE
-    _relation oid;
-    _fingerprint text[];
-    _literals text[] := '{}';
 BEGIN
-    FOR _relation IN SELECT target UNION SELECT p.relid FROM pg_partition_tree(target) AS p LOOP
-        EXECUTE concat('SELECT ', @schema@.fingerprint_expression(_relation::text)) INTO _fingerprint;
-        _literals := _literals || concat(quote_literal(_fingerprint), '::text[]');
-    END LOOP;
-    RETURN concat(
-        @schema@.fingerprint_expression('TG_RELID'), ' IN (',
-        (SELECT string_agg(DISTINCT l.literal COLLATE "C", ', ') FROM unnest(_literals) AS l (literal)), ')'
+    -- Type numbers above 16383 are given out by each cluster anew, so those types go by name. In the order of the
+    -- index, which takes no sort.
+    RETURN ARRAY(
+        SELECT concat(
+            CASE WHEN a.atttypid < 16384 THEN a.atttypid::text ELSE format_type(a.atttypid, NULL) END, ' ', a.attname
+        )
+        FROM pg_attribute AS a
+        WHERE a.attrelid = relation AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY a.attnum
     );
+END
+$function$;
+
+-- The same, asked once for each plan: PostgreSQL makes a plan anew when a table that it names was altered. Declared
+-- immutable for that, which it is not; it asks a volatile function, which looks at the catalog anew. Never to be
+-- asked in a transaction that keeps the view of its beginning, and has nothing newer to look at.
+CREATE OR REPLACE FUNCTION @schema@.planned_shape(relation regclass)
+RETURNS text[]
+LANGUAGE plpgsql
+IMMUTABLE
+AS $function$
+BEGIN
+    RETURN @schema@.present_shape(relation);
 END
 $function$;
 
@@ -109,26 +102,19 @@ AS $function$
     SELECT 'pg_catalog.json'::regtype IN (SELECT part.oid FROM @schema@.parts_of(type) AS part (oid))
 $function$;
 
--- A JSON object from names and expressions.
-CREATE OR REPLACE FUNCTION @schema@.object_expression(names text[], expressions text[])
+-- A derived table of one row with the document of these values: of a record, which has its names ready, where
+-- JSON_OBJECT() looks up the type of each anew in each row. It shows no column of theirs, which could take the
+-- place of a variable.
+CREATE OR REPLACE FUNCTION @schema@.document_expression(names text[], expressions text[])
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT CASE
-        WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-            'JSON_OBJECT(',
-            string_agg(concat(quote_literal(f.name), ': ', f.expression), ', ' ORDER BY f.ordinal),
-            ' NULL ON NULL RETURNING jsonb)'
-        )
-        ELSE concat(
-            '(SELECT jsonb_object_agg(f.name, f.value) FROM (VALUES ',
-            string_agg(
-                concat('(', quote_literal(f.name), ', to_jsonb(', f.expression, '))'), ', ' ORDER BY f.ordinal
-            ),
-            ') AS f (name, value))'
-        )
-    END
+    SELECT concat(
+        '(SELECT to_jsonb(d.*) AS document FROM (SELECT ',
+        string_agg(concat(f.expression, ' AS ', quote_ident(f.name)), ', ' ORDER BY f.ordinal),
+        ') AS d)'
+    )
     FROM unnest(names, expressions) WITH ORDINALITY AS f (name, expression, ordinal)
 $function$;
 
@@ -190,48 +176,35 @@ $function$;
 
 -- What to add to the changes of a row in which columns became NULL. Nothing of a column whose condition is
 -- NULL. PostgreSQL 16 and later.
-CREATE OR REPLACE FUNCTION @schema@.nulls_expression(names text[], conditions text[])
+--
+--   may_be_nulled   a condition that is cheap to ask, and true wherever one of the others is
+CREATE OR REPLACE FUNCTION @schema@.nulls_expression(names text[], may_be_nulled text, conditions text[])
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
     SELECT concat(
-        ' || CASE WHEN ', string_agg(f.condition, ' OR ' ORDER BY f.ordinal),
-        ' THEN concat(''{'', array_to_string(ARRAY[',
-        string_agg(
-            concat('CASE WHEN ', f.condition, ' THEN ', quote_literal(concat(to_json(f.name), ': null')), ' END'),
-            ', ' ORDER BY f.ordinal
-        ),
-        '], '',''), ''}'')::jsonb ELSE ''{}'' END'
+        ' || CASE WHEN ', may_be_nulled, ' THEN @schema@.nulls(',
+        quote_literal(array_agg(f.name ORDER BY f.ordinal)), ', ARRAY[',
+        string_agg(f.condition, ', ' ORDER BY f.ordinal), ']) ELSE ''{}'' END'
     )
     FROM unnest(names, conditions) WITH ORDINALITY AS f (name, condition, ordinal)
     WHERE f.condition IS NOT NULL
     HAVING count(*) > 0
 $function$;
 
--- What to add to the document of a row in which values are too large. Each column's condition is NULL where
--- that cannot be. It is added, and not a second form of the whole document, because PostgreSQL makes both
--- ready at each execution. PostgreSQL 16 and later.
-CREATE OR REPLACE FUNCTION @schema@.large_values_expression(
-    names text[], is_large text, conditions text[], expressions text[]
-)
+-- What to add to the document of a row in which values are too large. It is added, and not a second form of the
+-- whole document, because PostgreSQL makes both ready at each execution; so what is added is said in few words.
+--
+--   entries   for each column {name: mark} if its value is too large, else {}; NULL where that cannot be
+CREATE OR REPLACE FUNCTION @schema@.large_values_expression(has_large text, entries text[])
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT concat(
-        ' || CASE WHEN ', is_large, ' THEN JSON_OBJECT(',
-        -- A column that does not count goes in under the empty name, which no column has, and out.
-        string_agg(
-            concat(
-                'CASE WHEN ', f.condition, ' THEN ', quote_literal(f.name), ' ELSE '''' END: ',
-                'CASE WHEN ', f.condition, ' THEN ', f.expression, ' END'
-            ), ', ' ORDER BY f.ordinal
-        ),
-        ' NULL ON NULL RETURNING jsonb) - '''' ELSE ''{}'' END'
-    )
-    FROM unnest(names, conditions, expressions) WITH ORDINALITY AS f (name, condition, expression, ordinal)
-    WHERE f.condition IS NOT NULL
+    SELECT concat(' || CASE WHEN ', has_large, ' THEN ', string_agg(f.entry, ' || '), ' ELSE ''{}'' END')
+    FROM unnest(entries) AS f (entry)
+    WHERE f.entry IS NOT NULL
     HAVING count(*) > 0
 $function$;
 
@@ -350,16 +323,19 @@ AS $function$
     END
 $function$;
 
--- What is stored in place of a value without a bound that is too large.
-CREATE OR REPLACE FUNCTION @schema@.large_expression(reference text, type oid)
+-- {name: mark} of a value without a bound that is too large, else {}.
+CREATE OR REPLACE FUNCTION @schema@.large_entry_expression(name text, reference text, type oid, byte_limit bigint)
 RETURNS text
 LANGUAGE sql
 STABLE
 AS $function$
-    SELECT CASE
-        WHEN type = 'bytea'::regtype THEN concat('@schema@.large_bytes(', reference, ')')
-        ELSE concat('@schema@.large_text(', reference, '::text)')
-    END
+    SELECT concat(
+        CASE
+            WHEN type = 'bytea'::regtype THEN concat('@schema@.large_bytes_entry(', quote_literal(name), ', ', reference)
+            ELSE concat('@schema@.large_text_entry(', quote_literal(name), ', ', reference, '::text')
+        END,
+        ', ', byte_limit, ')'
+    )
 $function$;
 
 -- Is a value of this type a JSON document, which may be the JSON null?
@@ -542,8 +518,8 @@ $function$;
 -- The INSERT that records what a statement did.
 --
 --   operation   'INSERT', 'UPDATE', 'DELETE', 'UPDATE OF ONE' for an update of at most one row, 'UPDATE BY KEY'
---               for updates whose old and new rows do not come in pairs, or 'BASELINE' for rows that were there before; this one ends in
---               a WHERE that may be added to
+--               for updates whose old and new rows do not come in pairs, or 'BASELINE' for rows that were there before:
+--               this one ends in a WHERE that may be added to
 --   installed   as for captured_columns
 --   relid, schema_name, table_name   expressions for what to record
 --   old_rows, new_rows   what stands in FROM for the rows
@@ -558,8 +534,10 @@ AS $function$
 #variable_conflict use_variable
 DECLARE
     _columns text;       -- the derived table's: every column under a name that cannot collide
-    _old text;           -- the stored documents
+    _old text;           -- the stored documents, and the records that they are made of
+    _old_document text;
     _new text;
+    _new_document text;
     _changed text;
     _differs text;
     _condition text := @schema@.condition_expression(
@@ -611,7 +589,13 @@ BEGIN
             @schema@.difference_expression(b.old, b.new, b.type) AS difference,
             @schema@.is_equal_if_identical(b.type) AS is_compared,
             concat(b.size, ' > ' || CASE WHEN b.size IS NOT NULL THEN b.byte_limit END) AS is_large,
-            @schema@.large_expression(b.reference, b.type) AS large,
+            CASE
+                WHEN b.size IS NOT NULL
+                THEN @schema@.large_entry_expression(b.name, b.reference, b.type, b.byte_limit)
+            END AS large_entry,
+            -- As jsonb orders its keys, to sort which takes as long as to make them.
+            row_number() OVER (PARTITION BY b.alias ORDER BY octet_length(b.name), b.name COLLATE "C") AS place,
+            @schema@.is_json_document(b.type) AS is_json,
             CASE
                 -- The mark is no NULL.
                 WHEN b.is_masked THEN NULL
@@ -623,32 +607,39 @@ BEGIN
             END AS is_nulled
         FROM bounded AS b
     ),
+    -- A function takes a hundred arguments.
+    any_null AS (
+        SELECT string_agg(concat('num_nulls(', g.columns, ') > 0'), ' OR ') AS any_null
+        FROM (
+            SELECT string_agg(f.new, ', ' ORDER BY f.place) AS columns
+            FROM formed AS f
+            WHERE f.alias = 'n' AND NOT f.is_json AND NOT f.is_masked
+            GROUP BY f.place / 100
+        ) AS g
+    ),
     sides AS (
         SELECT
             f.alias,
-            array_agg(f.name ORDER BY f.attnum) AS names,
-            array_agg(f.difference ORDER BY f.attnum) AS differences,
-            array_agg(f.is_nulled ORDER BY f.attnum) AS is_nulled,
+            array_agg(f.name ORDER BY f.place) AS names,
+            array_agg(f.difference ORDER BY f.place) AS differences,
+            array_agg(f.is_nulled ORDER BY f.place) AS is_nulled,
+            concat_ws(
+                ' OR ',
+                max(n.any_null),
+                string_agg(f.is_nulled, ' OR ' ORDER BY f.place) FILTER (WHERE f.is_json)
+            ) AS may_be_nulled,
             -- Without the large values, which are added.
             array_agg(
                 CASE
                     WHEN f.size IS NULL THEN f.value
                     ELSE concat('CASE WHEN NOT ', f.is_large, ' THEN ', f.value, ' END')
-                END ORDER BY f.attnum
+                END ORDER BY f.place
             ) AS bounded,
-            -- With the large values.
+            array_agg(f.large_entry ORDER BY f.place) AS large_entries,
             array_agg(
-                CASE
-                    WHEN f.size IS NULL THEN f.value
-                    ELSE concat('CASE WHEN ', f.is_large, ' THEN ', f.large, ' ELSE to_jsonb(', f.reference, ') END')
-                END ORDER BY f.attnum
-            ) AS careful,
-            array_agg(CASE WHEN f.size IS NOT NULL THEN f.is_large END ORDER BY f.attnum) AS is_large,
-            array_agg(
-                CASE WHEN f.size IS NOT NULL THEN concat(f.is_large, ' AND ', f.difference) END ORDER BY f.attnum
-            ) AS is_large_and_differs,
-            array_agg(f.large ORDER BY f.attnum) AS large,
-            concat('greatest(', string_agg(f.size, ', ' ORDER BY f.attnum), ') > ', max(f.byte_limit)) AS has_large,
+                'CASE WHEN ' || f.difference || ' THEN ' || f.large_entry || ' ELSE ''{}'' END' ORDER BY f.place
+            ) AS changed_large_entries,
+            concat('greatest(', string_agg(f.size, ', ' ORDER BY f.place), ') > ', max(f.byte_limit)) AS has_large,
             concat_ws(
                 ' OR ',
                 string_agg(f.difference, ' OR ' ORDER BY f.attnum) FILTER (WHERE f.is_compared),
@@ -656,35 +647,33 @@ BEGIN
                 || '), ROW(' || string_agg(f.new, ', ' ORDER BY f.attnum) FILTER (WHERE NOT f.is_compared) || '))'
             ) AS differs
         FROM formed AS f
+        CROSS JOIN any_null AS n
         GROUP BY f.alias
     ),
     documents AS (
         SELECT
             s.alias,
             s.differs,
-            CASE
-                WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-                    @schema@.object_expression(s.names, s.bounded),
-                    @schema@.large_values_expression(s.names, s.has_large, s.is_large, s.large)
-                )
-                ELSE @schema@.object_expression(s.names, s.careful)
-            END AS whole,
-            CASE
-                WHEN current_setting('server_version_num')::int >= 160000 THEN concat(
-                    @schema@.changed_values_expression(s.names, s.differences, s.bounded),
-                    @schema@.large_values_expression(s.names, s.has_large, s.is_large_and_differs, s.large),
-                    @schema@.nulls_expression(s.names, s.is_nulled)
-                )
-                ELSE @schema@.changed_values_expression(s.names, s.differences, s.careful)
-            END AS changes
+            @schema@.document_expression(s.names, s.bounded) AS document,
+            @schema@.large_values_expression(s.has_large, s.large_entries) AS large,
+            concat(
+                @schema@.changed_values_expression(s.names, s.differences, s.bounded),
+                @schema@.large_values_expression(s.has_large, s.changed_large_entries),
+                CASE
+                    WHEN current_setting('server_version_num')::int >= 160000
+                    THEN @schema@.nulls_expression(s.names, s.may_be_nulled, s.is_nulled)
+                END
+            ) AS changes
         FROM sides AS s
     )
     SELECT
-        max(d.whole) FILTER (WHERE d.alias = 'o'),
-        max(d.whole) FILTER (WHERE d.alias = 'n'),
+        max(concat('old_row.document', d.large)) FILTER (WHERE d.alias = 'o'),
+        max(concat(E'\nCROSS JOIN LATERAL ', d.document, ' AS old_row')) FILTER (WHERE d.alias = 'o'),
+        max(concat('new_row.document', d.large)) FILTER (WHERE d.alias = 'n'),
+        max(concat(E'\nCROSS JOIN LATERAL ', d.document, ' AS new_row')) FILTER (WHERE d.alias = 'n'),
         max(d.changes) FILTER (WHERE d.alias = 'n'),
         concat('(', max(d.differs), ')')
-    INTO _old, _new, _changed, _differs
+    INTO _old, _old_document, _new, _new_document, _changed, _differs
     FROM documents AS d;
 
     SELECT string_agg(concat('r.', quote_ident(a.attname), ' AS c', a.attnum), ', ' ORDER BY a.attnum)
@@ -713,17 +702,17 @@ BEGIN
     RETURN CASE operation
         WHEN 'INSERT' THEN concat(
             _head, '''insert'', ', _new_key, ', NULL, NULL, ', _new,
-            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n',
+            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n', _new_document,
             E'\nWHERE true' || nullif(_condition, '')
         )
         WHEN 'BASELINE' THEN concat(
             _head, '''baseline'', ', _new_key, ', NULL, NULL, ', _new,
-            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n',
+            E'\nFROM (SELECT ', _columns, ' ', new_rows, ') AS n', _new_document,
             E'\nWHERE true', _condition
         )
         WHEN 'DELETE' THEN concat(
             _head, '''delete'', ', _old_key, ', NULL, ', _old, ', NULL',
-            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o',
+            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o', _old_document,
             E'\nWHERE true' || nullif(_condition, '')
         )
         -- Old and new rows pair by their position. A FULL JOIN, because the plan of an inner join,
@@ -731,14 +720,7 @@ BEGIN
         WHEN 'UPDATE' THEN concat(
             _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
             E'\nFROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS o',
-            E'\nFULL JOIN (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS n USING (ordinal)',
-            E'\nWHERE ', _differs, _condition
-        )
-        -- One row and one row are a pair.
-        WHEN 'UPDATE OF ONE' THEN concat(
-            _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
-            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o',
-            E'\nCROSS JOIN (SELECT ', _columns, ' ', new_rows, ') AS n',
+            E'\nFULL JOIN (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS n USING (ordinal)', _old_document,
             E'\nWHERE ', _differs, _condition
         )
         -- Rows that went to another partition, some of them stopped on the way by a trigger: what
@@ -750,7 +732,14 @@ BEGIN
             'CASE WHEN o.ordinal IS NULL THEN ', _new, ' WHEN n.ordinal IS NOT NULL THEN ', _changed, ' END',
             E'\nFROM (SELECT r.*, ', _row_key, ' COLLATE "C" AS object_id FROM (SELECT ', _columns, _ordinal, ' ', old_rows, ') AS r) AS o',
             E'\nFULL JOIN (SELECT r.*, ', _row_key, ' COLLATE "C" AS object_id FROM (SELECT ', _columns, _ordinal, ' ', new_rows, ') AS r) AS n',
-            E' USING (object_id)\nWHERE (o.ordinal IS NULL OR n.ordinal IS NULL OR ', _differs, ')', _condition
+            E' USING (object_id)', _old_document, _new_document, E'\nWHERE (o.ordinal IS NULL OR n.ordinal IS NULL OR ', _differs, ')', _condition
+        )
+        -- One row and one row are a pair.
+        ELSE concat(
+            _head, '''update'', ', _old_key, ', nullif(', _new_key, ' COLLATE "C", ', _old_key, ' COLLATE "C"), ', _old, ', ', _changed,
+            E'\nFROM (SELECT ', _columns, ' ', old_rows, ') AS o',
+            E'\nCROSS JOIN (SELECT ', _columns, ' ', new_rows, ') AS n', _old_document,
+            E'\nWHERE ', _differs, _condition
         )
     END;
 END
@@ -810,8 +799,19 @@ EXCEPTION
 END
 $function$;
 
+-- The number of the table that this capture function knows best. After a restore the table has another.
+CREATE OR REPLACE FUNCTION @schema@.planned_relation(body text)
+RETURNS text
+LANGUAGE sql
+IMMUTABLE
+AS $function$
+    SELECT pg_catalog.substring(body, 'TG_RELID = ([0-9]{1,10}) AND ')
+$function$;
+
 -- The body of a table's capture function.
-CREATE OR REPLACE FUNCTION @schema@.capture_body(target oid, options jsonb)
+--
+--   planned   the number of the table that it knows best: this one, unless it was made for another cluster
+CREATE OR REPLACE FUNCTION @schema@.capture_body(target oid, options jsonb, planned text DEFAULT NULL)
 RETURNS text
 LANGUAGE plpgsql
 STABLE
@@ -823,47 +823,72 @@ DECLARE
         FROM pg_attribute AS a
         WHERE a.attrelid = target AND a.attnum > 0 AND NOT a.attisdropped
     );
+    _planned constant text := coalesce(planned, target::text);
     _is_row boolean := options @> '{"level": "row"}';
     _degrades boolean := options @> '{"on_error": "degrade"}';
     _is_partitioned boolean := (SELECT c.relkind = 'p' FROM pg_class AS c WHERE c.oid = target);
     _name record;
-    _is_unaltered text := @schema@.unaltered_condition(target);
-    _case text := '';
+    -- A partition may have the same columns in another order.
+    _shapes text := (
+        SELECT string_agg(DISTINCT concat(quote_literal(@schema@.present_shape(r.oid)), '::text[]') COLLATE "C", ', ')
+        FROM (SELECT target UNION SELECT p.relid FROM pg_partition_tree(target) AS p) AS r (oid)
+    );
+    _goes_by_key boolean := _is_partitioned AND NOT _is_row;
+    _verb text := CASE WHEN _goes_by_key THEN '_operation' ELSE 'TG_OP' END;
     _operation text;
+    _branches text := '';
     _fallback text;
     _old_rows text := CASE WHEN _is_row THEN '(SELECT OLD.*)' ELSE 'old_table' END;
     _new_rows text := CASE WHEN _is_row THEN '(SELECT NEW.*)' ELSE 'new_table' END;
+    _schema_name text := 'TG_TABLE_SCHEMA';
+    _table_name text := 'TG_TABLE_NAME';
 BEGIN
     SELECT n.nspname AS schema, c.relname AS table INTO _name
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
     WHERE c.oid = target;
-    FOREACH _operation IN ARRAY ARRAY['INSERT', 'UPDATE', 'DELETE', 'UPDATE BY KEY'] LOOP
-        CONTINUE WHEN _operation = 'UPDATE BY KEY' AND (_is_row OR NOT _is_partitioned);
-        _case := concat(
-            _case, '    WHEN ', quote_literal(_operation), E' THEN\n',
+    IF _is_partitioned THEN
+        -- What happens in a partition is the history of the table that it is a part of.
+        _schema_name := quote_literal(_name.schema);
+        _table_name := quote_literal(_name.table);
+    END IF;
+    FOREACH _operation IN ARRAY ARRAY['UPDATE', 'INSERT', 'DELETE', 'UPDATE BY KEY'] LOOP
+        CONTINUE WHEN _operation = 'UPDATE BY KEY' AND NOT _goes_by_key;
+        _branches := concat(
+            _branches, CASE WHEN _branches = '' THEN '    IF ' ELSE '    ELSIF ' END,
+            _verb, ' = ', quote_literal(_operation), E' THEN\n',
+            -- One row is cheaper than lists of rows that are joined. Asked apart: within the statement it would be
+            -- a reason to walk through all of its expressions at each execution.
+            CASE WHEN _operation = 'UPDATE' AND NOT _is_row THEN concat(
+                E'        IF NOT EXISTS (SELECT FROM old_table OFFSET 1) THEN\n',
+                @schema@.capture_statement(
+                    target, 'UPDATE OF ONE', options, NULL, 'TG_RELID', _schema_name, _table_name, _old_rows, _new_rows
+                ),
+                E';\n            RETURN NULL;\n        END IF;\n'
+            ) END,
             @schema@.capture_statement(
                 target, CASE WHEN _operation = 'UPDATE' AND _is_row THEN 'UPDATE OF ONE' ELSE _operation END,
-                options, NULL, 'TG_RELID', '_schema_name', '_table_name', _old_rows, _new_rows
+                options, NULL, 'TG_RELID', _schema_name, _table_name, _old_rows, _new_rows
             ),
             E';\n'
         );
     END LOOP;
 
     _fallback := concat(
-        E'        EXECUTE @schema@.capture_statement(
-            TG_RELID, _operation, ', quote_literal(options), '::jsonb, ', quote_literal(_installed), E'::jsonb,
-            ''$1'', ''$2'', ''$3'', ',
+        E'            EXECUTE @schema@.capture_statement(
+                TG_RELID, ', _verb, ', ', quote_literal(options), '::jsonb, ', quote_literal(_installed), E'::jsonb,
+                ''$1'', ''$2'', ''$3'', ',
         CASE WHEN _is_row THEN '''(SELECT ($4).*)'', ''(SELECT ($5).*)''' ELSE '''old_table'', ''new_table''' END,
         E'
-        ) USING TG_RELID, _schema_name, _table_name', CASE WHEN _is_row THEN ', OLD, NEW' END, E';\n'
+            ) USING TG_RELID, ', _schema_name, '::text, ', _table_name, '::text',
+        CASE WHEN _is_row THEN ', OLD, NEW' END, E';\n'
     );
     IF options ? 'when' THEN
         -- Where the condition no longer fits the table, everything is recorded.
         _fallback := concat(
-            E'        BEGIN\n', _fallback,
-            E'        EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN\n',
-            replace(_fallback, quote_literal(options), quote_literal(options - 'when')), E'        END;\n'
+            E'            BEGIN\n', _fallback,
+            E'            EXCEPTION WHEN undefined_column OR undefined_function OR datatype_mismatch THEN\n',
+            replace(_fallback, quote_literal(options), quote_literal(options - 'when')), E'            END;\n'
         );
     END IF;
 
@@ -872,20 +897,16 @@ BEGIN
 -- Made by audit_table(), which makes it anew whenever the table is audited again.
 #variable_conflict use_column
 DECLARE
-    -- What happens in a partition is the history of the table that it is a part of.
-    _schema_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.schema) ELSE 'TG_TABLE_SCHEMA' END, E';
-    _table_name constant text := ', CASE WHEN _is_partitioned THEN quote_literal(_name.table) ELSE 'TG_TABLE_NAME' END, E';
-    _operation text := TG_OP;
+', CASE WHEN _goes_by_key THEN E'    _operation text := TG_OP;\n' END,
+        E'    _keeps_view constant boolean := current_setting(''transaction_isolation'') IN (''repeatable read'', ''serializable'');
+    _is_known boolean := false;
+    _settings text[];
 BEGIN
     IF coalesce(current_setting(''audit_app.suspension'', true), '''') <> '''' AND @schema@.is_suspended() THEN
         RETURN NULL;
     END IF;
-    IF _operation = ''TRUNCATE'' THEN
-        PERFORM @schema@.capture_truncate(TG_RELID, _schema_name, _table_name);
-        RETURN NULL;
-    END IF;
 ',
-        CASE WHEN _is_partitioned AND NOT _is_row THEN E'    -- A row that a trigger stopped on its way to another partition leaves an old row without a new one.
+        CASE WHEN _goes_by_key THEN E'    -- A row that a trigger stopped on its way to another partition leaves an old row without a new one.
     IF _operation = ''UPDATE'' THEN
         IF (SELECT count(*) FROM old_table) <> (SELECT count(*) FROM new_table) THEN
             _operation := ''UPDATE BY KEY'';
@@ -893,35 +914,31 @@ BEGIN
     END IF;
 ' END,
         CASE WHEN _degrades THEN E'    BEGIN\n' END,
-        E'    IF current_setting(''transaction_isolation'') IN (''repeatable read'', ''serializable'') THEN
-        PERFORM @schema@.require_present_shape(TG_RELID);
-    END IF;
-',
-        CASE WHEN NOT _is_row THEN concat(
-            E'    IF _operation = ''UPDATE'' THEN
-        IF ', _is_unaltered, E'
-            AND NOT EXISTS (SELECT FROM old_table OFFSET 1)
-        THEN
-',
-            @schema@.capture_statement(
-                target, 'UPDATE OF ONE', options, NULL, 'TG_RELID', '_schema_name', '_table_name', _old_rows, _new_rows
-            ),
-            E';
-            RETURN NULL;
-        END IF;
+        CASE WHEN NOT _is_partitioned THEN concat(
+            E'    -- Two conditions: the plan of the second must not be made by those who keep an old view.
+    IF NOT _keeps_view THEN
+        _is_known := TG_RELID = ', _planned, ' AND @schema@.planned_shape(', quote_literal(_planned), '::regclass) = ', _shapes, E';
     END IF;
 '
         ) END,
-        E'    -- Altered by hand? Then with the columns as they are now; the trail stays whole.
-    IF NOT ', _is_unaltered, E' THEN
-', _fallback, E'        RETURN NULL;
+        E'    IF NOT _is_known AND TG_OP <> ''TRUNCATE'' THEN
+        IF _keeps_view THEN
+            PERFORM @schema@.require_present_shape(TG_RELID);
+        END IF;
+        -- Altered by hand? Then with the columns as they are now; the trail stays whole.
+        IF NOT @schema@.present_shape(TG_RELID) IN (', _shapes, E') THEN
+            _settings := @schema@.exchange_settings(@schema@.fixed_settings());
+', _fallback, E'            PERFORM @schema@.exchange_settings(_settings);
+            RETURN NULL;
+        END IF;
     END IF;
-    CASE _operation
-', _case, E'    END CASE;
+', _branches, E'    ELSE
+        PERFORM @schema@.capture_truncate(TG_RELID, ', _schema_name, ', ', _table_name, E');
+    END IF;
 ',
         CASE WHEN _degrades THEN concat(E'    EXCEPTION WHEN OTHERS THEN
         PERFORM @schema@.record_gap(
-            TG_RELID, _schema_name, _table_name, TG_OP, SQLSTATE, ',
+            TG_RELID, ', _schema_name, ', ', _table_name, ', TG_OP, SQLSTATE, ',
             -- A message may quote a value that must not be stored.
             CASE
                 WHEN options -> 'exclude' = '[]' AND NOT options ?| ARRAY['include', 'mask'] THEN 'SQLERRM'

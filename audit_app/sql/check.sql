@@ -15,6 +15,7 @@ DECLARE
     _verb text;
     _options jsonb;
     _is_row boolean;
+    _is_altered boolean;
 BEGIN
     -- One trigger may have been replaced by another that calls the function of another table.
     SELECT p.oid, p.proname, p.prosrc, p.prosecdef, p.proconfig, p.proowner,
@@ -39,11 +40,18 @@ BEGIN
         RETURN QUERY SELECT 'options', target_table::text,
             concat('is tracked with ', _options, ' and should be with ', wanted);
     END IF;
-    IF _function.prosrc <> @schema@.capture_body(target_table, _options) THEN
+    _is_altered := _function.prosrc <> @schema@.capture_body(
+        target_table, _options, @schema@.planned_relation(_function.prosrc)
+    );
+    IF _is_altered THEN
         RETURN QUERY SELECT 'drift', target_table::text,
             'was altered after its capture function was made, or the function was: changes are recorded by a slower way';
     END IF;
-    IF NOT _function.prosecdef OR _function.proconfig IS DISTINCT FROM @schema@.capture_settings(_options) THEN
+    -- Which settings there are to be follows from the columns.
+    IF NOT _function.prosecdef OR (CASE
+        WHEN _is_altered THEN (_function.proconfig @> ARRAY['search_path=pg_catalog, pg_temp']) IS NOT TRUE
+        ELSE _function.proconfig IS DISTINCT FROM @schema@.capture_settings(target_table, _options)
+    END) THEN
         RETURN QUERY SELECT 'function', target_table::text,
             'has a capture function without SECURITY DEFINER or with other settings than ours';
     END IF;

@@ -15,7 +15,6 @@ DECLARE
     -- Left by the trigger's condition: current_user is the owner of the capture function here.
     _role text := coalesce(nullif(pg_catalog.current_setting('audit_app.writer', true), ''), session_user);
     _id bigint;
-    _place tid;
     _claims jsonb;
     _client_addr inet;
 BEGIN
@@ -23,7 +22,7 @@ BEGIN
     -- transaction: ids repeat in a restored cluster, so the number alone would not do. Read by its place
     -- and not through an index, since a SERIALIZABLE transaction that reads a page of an index conflicts
     -- with all others that add to it.
-    IF _memo ~ '^[(][0-9]{1,9},[0-9]{1,4}[)] ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
+    IF _memo <> '' AND _memo ~ '^[(][0-9]{1,9},[0-9]{1,4}[)] ' AND substr(_memo, strpos(_memo, ' ') + 1) = _context THEN
         SELECT t.id INTO _id
         FROM @schema@.transaction AS t
         WHERE t.ctid = split_part(_memo, ' ', 1)::tid
@@ -39,29 +38,20 @@ BEGIN
 
     IF _context <> '' THEN
         BEGIN
-            IF octet_length(_context) > 1000000 THEN
-                RAISE data_exception;  -- ours are at most some thousand characters long
-            END IF;
-            _claims := _context::jsonb;
-            IF jsonb_typeof(_claims) <> 'object' THEN
-                RAISE data_exception;
-            END IF;
+            -- Ours are at most some thousand characters long.
+            _claims := CASE WHEN octet_length(_context) <= 1000000 THEN _context::jsonb END;
+            _client_addr := (_claims ->> 'client_addr')::inet;
         EXCEPTION WHEN OTHERS THEN
             -- Whoever set garbage must neither break the write nor hide that it was garbage.
-            _claims := jsonb_build_object('metadata', jsonb_build_object('invalid_context', left(_context, 1000)));
-        END;
-        IF _claims ? 'client_addr' THEN
-            BEGIN
-                _client_addr := (_claims ->> 'client_addr')::inet;
-            EXCEPTION WHEN OTHERS THEN
+            IF _claims IS NOT NULL THEN
                 _claims := jsonb_set(
                     _claims,
                     '{metadata}',
                     CASE jsonb_typeof(_claims -> 'metadata') WHEN 'object' THEN _claims -> 'metadata' ELSE '{}' END
                     || jsonb_build_object('client_addr', left(_claims ->> 'client_addr', 200))
                 );
-            END;
-        END IF;
+            END IF;
+        END;
     END IF;
 
     INSERT INTO @schema@.transaction (
@@ -82,14 +72,18 @@ BEGIN
         _claims ->> 'method',
         _claims ->> 'url',
         _claims ->> 'reason',
-        _claims -> 'metadata'
+        CASE jsonb_typeof(_claims)
+            WHEN 'object' THEN _claims -> 'metadata'
+            ELSE CASE WHEN _context <> '' THEN jsonb_build_object('invalid_context', left(_context, 1000)) END
+        END
     )
-    RETURNING id, ctid INTO _id, _place;
-
-    -- A context of that size is nobody's honest one, and its memo could not be stored.
-    IF octet_length(_context) <= 1000000 THEN
-        PERFORM pg_catalog.set_config('audit_app.transaction', concat(_place, ' ', _context), true);
-    END IF;
+    RETURNING
+        id,
+        -- A context of that size is nobody's honest one, and its memo could not be stored.
+        CASE WHEN octet_length(_context) <= 1000000 THEN
+            pg_catalog.set_config('audit_app.transaction', concat(ctid, ' ', _context), true)
+        END
+    INTO _id, _memo;
     RETURN _id;
 END
 $function$;

@@ -37,6 +37,52 @@ BEGIN
 END
 $function$;
 
+-- {name: mark} of a value that has more bytes than this, else {}.
+CREATE OR REPLACE FUNCTION @schema@.large_text_entry(name text, value text, byte_limit bigint)
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    IF pg_catalog.octet_length(value) OPERATOR(pg_catalog.>) byte_limit THEN
+        RETURN pg_catalog.jsonb_build_object(name, @schema@.large_text(value));
+    END IF;
+    RETURN '{}';
+END
+$function$;
+
+-- The same of bytes, which are written in hexadecimal.
+CREATE OR REPLACE FUNCTION @schema@.large_bytes_entry(name text, value bytea, byte_limit bigint)
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    IF 2::bigint OPERATOR(pg_catalog.*) pg_catalog.octet_length(value) OPERATOR(pg_catalog.>) byte_limit THEN
+        RETURN pg_catalog.jsonb_build_object(name, @schema@.large_bytes(value));
+    END IF;
+    RETURN '{}';
+END
+$function$;
+
+-- {name: null} for each of these names that stands beside a true.
+CREATE OR REPLACE FUNCTION @schema@.nulls(names text[], is_null boolean[])
+RETURNS jsonb
+LANGUAGE plpgsql
+IMMUTABLE PARALLEL SAFE
+AS $function$
+BEGIN
+    RETURN coalesce(
+        (
+            SELECT pg_catalog.jsonb_object_agg(n.name, NULL)
+            FROM ROWS FROM (pg_catalog.unnest(names), pg_catalog.unnest(is_null)) AS n (name, is_null)
+            WHERE n.is_null
+        ),
+        '{}'
+    );
+END
+$function$;
+
 -- A json value may hold what jsonb cannot (\u0000, a number of 200,000 digits), also deep inside of
 -- an array or a composite type. Such a value is kept as its text.
 CREATE OR REPLACE FUNCTION @schema@.jsonb_or_text(value anyelement)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import declarative_base
@@ -33,6 +35,37 @@ def test_settings_set_to_garbage(article: Trail, mallory: Trail, value: str) -> 
         connection.execute(sa.text("INSERT INTO article VALUES (1, 'x', 1)"))
     assert [c.verb for c in article.changes()] == ["insert"]
     assert article.transactions()[0].session_user_name.endswith("mallory")
+
+
+@pytest.mark.parametrize(
+    ("context", "kept"),
+    [
+        (
+            '{"actor_id": "ada", "client_addr": "x", "metadata": {"a": 1}}',
+            {"a": 1, "client_addr": "x"},
+        ),
+        ('{"actor_id": "ada", "client_addr": "x", "metadata": [1]}', {"client_addr": "x"}),
+        ('{"actor_id": "ada", "client_addr": "10.0.0.1", "metadata": {"a": 1}}', {"a": 1}),
+        ('{"actor_id": "ada"', {"invalid_context": '{"actor_id": "ada"'}),
+        ('["actor_id"]', {"invalid_context": '["actor_id"]'}),
+        ('"actor_id"', {"invalid_context": '"actor_id"'}),
+        ("null", {"invalid_context": "null"}),
+    ],
+)
+def test_a_context_that_is_partly_garbage(
+    article: Trail, context: str, kept: dict[str, Any]
+) -> None:
+    """What is no claim is kept as what it was, beside the claims that are."""
+    with sa.create_engine(article.url).begin() as connection:
+        connection.execute(
+            sa.text("SELECT set_config('audit_app.context', :context, true)"), {"context": context}
+        )
+        connection.execute(sa.text("INSERT INTO article VALUES (1, 'x', 1)"))
+        connection.execute(sa.text("UPDATE article SET n = 2"))
+    (transaction,) = article.transactions()
+    assert transaction.meta == kept
+    assert transaction.actor_id == (None if "invalid_context" in kept else "ada")
+    assert transaction.client_addr == ("10.0.0.1" if "10.0.0.1" in context else None)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -83,6 +84,124 @@ def test_a_table_is_altered_while_a_transaction_keeps_an_older_view(
         connection.exec_driver_sql(statement)
         connection.commit()
     assert len(article.changes()) == 2
+
+
+def _write(connection: sa.Connection, number: int) -> None:
+    connection.exec_driver_sql(f"UPDATE article SET n = {number}")
+    connection.commit()
+
+
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_session_has_its_plans_already(article: Trail, level: str) -> None:
+    """What it knows of the table is as old as its plan, which the alteration ends."""
+    article.track("article", options={"level": level})
+    article.run("INSERT INTO article VALUES (1, 'x', 1)")
+    with article.engine.connect() as connection:
+        for number in range(12):
+            _write(connection, number + 10)
+        article.script("ALTER TABLE article ADD extra int DEFAULT 1")
+        _write(connection, 30)
+        assert article.changes()[-1].old["extra"] == 1
+        # Not committed, and then not even true.
+        article.track("article", options={"level": level})
+        _write(connection, 40)
+        connection.exec_driver_sql("ALTER TABLE article ADD another int DEFAULT 2")
+        connection.exec_driver_sql("UPDATE article SET n = 50")
+        assert connection.scalar(
+            sa.text("SELECT old_data -> 'another' FROM audit.activity ORDER BY id DESC LIMIT 1")
+        )
+        connection.rollback()
+        _write(connection, 60)
+        assert article.changes()[-1].old == {"id": 1, "name": "x", "n": 40, "extra": 1}
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_the_first_plan_of_a_session_is_made_by_one_who_keeps_an_older_view(
+    article: Trail, level: str
+) -> None:
+    """It must not be what the next transactions of that session go by."""
+    article.run("INSERT INTO article VALUES (1, 'x', 1)")
+    with article.engine.connect() as connection:
+        connection.exec_driver_sql(f"SET TRANSACTION ISOLATION LEVEL {level}")
+        connection.exec_driver_sql("SELECT count(*) FROM pg_class")
+        article.script("ALTER TABLE article ADD extra int DEFAULT 1")
+        with pytest.raises(sa.exc.DBAPIError, match="was altered after this transaction began"):
+            connection.exec_driver_sql("UPDATE article SET n = 2")
+        connection.rollback()
+        _write(connection, 3)
+        assert article.changes()[-1].old == {"id": 1, "name": "x", "n": 1, "extra": 1}
+
+
+@pytest.mark.parametrize(
+    ("prepare", "write"),
+    [
+        ("PREPARE write AS UPDATE article SET n = n + 1", "EXECUTE write"),
+        (
+            "CREATE FUNCTION pg_temp.write() RETURNS void LANGUAGE plpgsql AS "
+            "$$ BEGIN UPDATE article SET n = n + 1; END $$",
+            "SELECT pg_temp.write()",
+        ),
+    ],
+)
+def test_the_table_is_altered_while_a_statement_waits_for_it(
+    article: Trail, prepare: str, write: str
+) -> None:
+    """The statement began before the table was altered, and sees the columns that it has by now."""
+    article.run("INSERT INTO article VALUES (1, 'x', 0)")
+    engine = sa.create_engine(article.url, isolation_level="AUTOCOMMIT")
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        engine.connect() as watcher,
+        engine.connect() as writer,
+    ):
+        writer.exec_driver_sql(prepare)
+        writer.exec_driver_sql(write)
+        with article.engine.begin() as other:
+            other.exec_driver_sql("ALTER TABLE article ADD extra int DEFAULT 1")
+            writing = pool.submit(writer.exec_driver_sql, write)
+            while not watcher.scalar(sa.text(waiting)):
+                assert not writing.done()
+        writing.result(10)
+    engine.dispose()
+    assert article.changes()[-1].old == {"id": 1, "name": "x", "n": 1, "extra": 1}
+
+
+def test_a_function_that_was_made_for_a_table_of_another_number(article: Trail) -> None:
+    """As after a restore: it looks the columns up each time, and installing again makes it quick."""
+    article.script(
+        "CREATE TABLE copy (LIKE article INCLUDING ALL); ALTER TABLE article RENAME TO former;"
+        "ALTER TABLE copy RENAME TO article;"
+        + "".join(
+            f'DROP TRIGGER "{name}" ON former;'
+            for name in (
+                "00_audit_insert",
+                "00_audit_update",
+                "00_audit_delete",
+                "zz_audit_truncate",
+            )
+        )
+    )
+    body = "SELECT prosrc FROM pg_proc WHERE proname = 'capture_public_article'"
+    made = article.value(body)
+    for verb, tables in (("insert", "NEW TABLE AS new_table"),
+                         ("update", "OLD TABLE AS old_table NEW TABLE AS new_table"),
+                         ("delete", "OLD TABLE AS old_table")):  # fmt: skip
+        article.script(
+            f'CREATE TRIGGER "00_audit_{verb}" AFTER {verb} ON article REFERENCING {tables} WHEN '
+            "(pg_catalog.set_config('audit_app.writer', current_user, true) IS NOT NULL) "
+            "EXECUTE FUNCTION audit.capture_public_article()"
+        )
+    article.run("INSERT INTO article VALUES (1, 'x', 1)", "UPDATE article SET n = 2")
+    article.run("ALTER TABLE article ADD extra int DEFAULT 1", "UPDATE article SET n = 3")
+    assert [c.old for c in article.changes()] == [
+        None, {"id": 1, "name": "x", "n": 1}, {"id": 1, "name": "x", "n": 2, "extra": 1},
+    ]  # fmt: skip
+    article.run("ALTER TABLE article DROP extra")
+    assert ("drift", "public.article") not in findings(article, "article")
+    article.track("article")
+    assert article.value(body) != made
+    assert findings(article, "article") == []
 
 
 def test_the_key_is_altered(article: Trail) -> None:

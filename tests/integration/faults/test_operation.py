@@ -79,7 +79,7 @@ TAMPERING = [
     (
         "CREATE OR REPLACE FUNCTION audit.capture_public_article() RETURNS trigger LANGUAGE plpgsql "
         "SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN NULL; END'",
-        "drift function",
+        "drift",
     ),
     ("ALTER FUNCTION audit.capture_public_article() SET search_path = public", "function"),
     (

@@ -229,6 +229,56 @@ def test_the_clients_settings_do_not_change_what_is_stored(trail: Trail) -> None
     assert trail.value("SELECT count(*) FROM audit.activity") == 2 * (1 + len(SETTINGS))
 
 
+VALUES = {
+    "timestamptz": "'2024-07-01 12:00+00'",
+    "timestamp[]": "ARRAY['2024-07-01 12:00'::timestamp]",
+    "date": "'2024-02-03'",
+    "daterange": "'[2024-02-03,2024-02-05)'",
+    "timetz": "'12:00+05'",
+    "interval": "'25 hours'",
+    "bytea": "'\\x00ff'",
+    "float4": "0.3",
+    "float8": "0.1234567890123",
+    "point": "'(0.1234567890123, 0.3)'",
+    "money": "1",
+    "moment": "'2024-07-01 12:00+00'",
+    "moments": "ROW('2024-07-01 12:00+00', '1 day')",
+}
+"""A value of each type that a setting can change the text of; the last two are made by the tests."""
+
+
+@pytest.mark.parametrize("type_", VALUES)
+@pytest.mark.parametrize("is_altered", [False, True], ids=["tracked so", "altered by hand"])
+def test_settings_that_one_column_is_enough_for(trail: Trail, type_: str, is_altered: bool) -> None:
+    """A function fixes what its columns need; by the slower way all that any column could."""
+    trail.script(
+        "CREATE DOMAIN moment AS timestamptz; CREATE TYPE moments AS (at timestamptz, after interval);"
+        "CREATE TABLE thing (id int PRIMARY KEY, name text)"
+    )
+    if is_altered:
+        trail.track("thing")
+    trail.script(f"ALTER TABLE thing ADD v {type_}")
+    if not is_altered:
+        trail.track("thing")
+    shown = []
+    with trail.engine.begin() as connection:
+        for setting in ["work_mem = '4MB'", *SETTINGS]:
+            connection.exec_driver_sql(f"SET {setting}")
+            before = {setting: connection.scalar(sa.text(f"SHOW {setting.split()[0]}"))}
+            connection.exec_driver_sql(
+                f"INSERT INTO public.thing VALUES (1, 'x', {VALUES[type_]}); "
+                "UPDATE public.thing SET name = 'y'; DELETE FROM public.thing"
+            )
+            shown.append(
+                before == {setting: connection.scalar(sa.text(f"SHOW {setting.split()[0]}"))}
+            )
+    rows = trail.value(
+        "SELECT array_agg(DISTINCT concat(object_id, old_data, changed_data)) FROM audit.activity "
+    )
+    assert len(rows) == 3, rows
+    assert all(shown)
+
+
 def version(trail: Trail) -> int:
     return int(trail.value("SHOW server_version_num")) // 10000
 
