@@ -215,17 +215,18 @@ class Bench:
 
     def reads(self) -> None:
         among = [c for c in self.contenders if c.contestant.reads]
-        names: list[str] = []
+        readers: dict[str, list[Contender]] = {}
         for contender in among:
             name = contender.contestant.name
             self.progress.step(f"{self.options.activities:,} activities for {name}")
-            names = contender.ask("load", **self._size())
-        for name in names:
+            for read in contender.ask("load", **self._size()):
+                readers.setdefault(read, []).append(contender)
+        for read, those in readers.items():
             self.each(
-                f"reads/{name}",
-                lambda c, name=name: sorted(c.ask("read", name=name, times=3))[1],  # type: ignore[misc]
+                f"reads/{read}",
+                lambda c, read=read: sorted(c.ask("read", name=read, times=3))[1],  # type: ignore[misc]
                 rounds=max(3, self.options.reads // 3),
-                among=among,
+                among=those,
             )
 
     def pages(self) -> None:
@@ -258,7 +259,7 @@ class Bench:
                 "trips": 1,
                 "clients": 3 * rounds,
                 "storage": 3,
-                "reads": 5 * reads + 4,
+                "reads": 7 * reads + 4,
                 "pages": 1,
             }[name]
             for name in workloads

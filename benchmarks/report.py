@@ -22,6 +22,8 @@ _READS: Final = {
     "newest": "newest 50",
     "deep": "50, half a million back, by key",
     "count": "count for an actor in a month",
+    "feed": "newest 50 transactions with their changes, as the feed shows them",
+    "feed-deep": "the same, half a million changes back",
 }
 _PAGES: Final = {
     "feed": "the feed",

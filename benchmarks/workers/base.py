@@ -80,7 +80,7 @@ class Worker(ABC):
 
     @abstractmethod
     def run(self, statements: Sequence[str]) -> None:
-        """Execute SQL in one transaction, with the package's attribution as far as it has one."""
+        """Execute SQL in one transaction, with nobody signed in."""
 
     @abstractmethod
     def open(self, key: int) -> None:
@@ -103,7 +103,7 @@ class Worker(ABC):
         """Make ready for bulk writes of up to ``rows`` rows."""
 
     def enter(self, kind: str) -> None:  # noqa: B027
-        """Make ready for ``"bulk"`` or ``"single"`` writes."""
+        """Make ready for ``"bulk"`` writes by a job, or ``"single"`` ones of somebody signed in."""
 
     def bulk_statements(self, verb: str, first: int, last: int) -> list[str]:
         return [bulk_sql(verb, first, last)]

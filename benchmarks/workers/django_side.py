@@ -55,7 +55,7 @@ class DjangoWorker(Worker):
         call_command("migrate", run_syncdb=True, verbosity=0)
 
     def run(self, statements: Sequence[str]) -> None:
-        with self.context(), transaction.atomic(), connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
 

@@ -1,7 +1,8 @@
 """The contestants on Flask and SQLAlchemy: the bare table, the floor, and three packages.
 
-All run the same application, in a request of a person who is signed in by Flask-Login, which is
-where all three packages find the actor without further ado.
+All run the same application: bulk writes as a job does them, and single rows in a request of a
+person who is signed in by Flask-Login, which is where all three packages find the actor without
+further ado.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, ClassVar
 
 import psycopg2
 import sqlalchemy as sa
-from flask import Flask, request
+from flask import Flask
 from flask_login import LoginManager, UserMixin, login_user
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects import postgresql
@@ -58,11 +59,8 @@ class FlaskWorker(Worker):
         self.db.init_app(self.app)
         LoginManager(self.app).user_loader(lambda user_id: _Person())
         self.after_models()
-        self._request = self.app.test_request_context(
-            "/articles/1", method="POST", environ_base={"REMOTE_ADDR": "127.0.0.1"}
-        )
-        self._request.push()
-        login_user(_Person())
+        self._context: Any = self.app.app_context()
+        self._context.push()
         self._object: Any = None
         self._clean: list[Any] = []
 
@@ -95,6 +93,20 @@ class FlaskWorker(Worker):
         self._user = User
         return Article
 
+    def enter(self, kind: str) -> None:
+        """Be in a request of a person who is signed in, or in none."""
+        self.disconnect()
+        self._context.pop()
+        if kind == "single":
+            self._context = self.app.test_request_context(
+                "/articles/1", method="POST", environ_base={"REMOTE_ADDR": "127.0.0.1"}
+            )
+        else:
+            self._context = self.app.app_context()
+        self._context.push()
+        if kind == "single":
+            login_user(_Person())
+
     def create(self) -> None:
         self.db.create_all()
         self.maintain(f"INSERT INTO \"user\" VALUES ({ACTOR}, 'Person {ACTOR}')")
@@ -123,7 +135,7 @@ class FlaskWorker(Worker):
 
     def close(self) -> None:
         super().close()
-        self._request.pop()
+        self._context.pop()
 
     def flush(self, clean: int, times: int) -> float | None:
         """Return the median of the seconds of flush and commit of one changed object."""
@@ -144,6 +156,16 @@ class FlaskWorker(Worker):
         self.db.session.flush()
         self.db.session.commit()
         return time.perf_counter() - begin
+
+
+_CLAIMS = {
+    "actor_id": str(ACTOR),
+    "client_addr": "127.0.0.1",
+    "method": "POST",
+    "url": "http://localhost/articles/1",
+    "request_id": "0" * 32,
+}
+"""What audit_app sends in the request of a single-row transaction."""
 
 
 class Floor(FlaskWorker):
@@ -173,10 +195,8 @@ class Floor(FlaskWorker):
             "DROP TABLE IF EXISTS ready_insert, ready_update, ready_delete, ready_transaction",
             f"SELECT audit.audit_table('{TABLE}')",
         )
-        self._as_person(*super().bulk_statements("insert", rows + 1, 2 * rows))
-        self._as_person(*super().bulk_statements("update", 1, rows))
-        self._as_person(*super().bulk_statements("delete", 1, rows))
-        for verb in ("insert", "update", "delete"):
+        for verb, first in (("insert", rows + 1), ("update", 1), ("delete", 1)):
+            self.maintain(*super().bulk_statements(verb, first, first + rows - 1))
             self.maintain(
                 f"CREATE TABLE ready_{verb} AS SELECT * FROM audit.activity "
                 f"WHERE verb = '{verb}' ORDER BY id",
@@ -184,31 +204,21 @@ class Floor(FlaskWorker):
             )
         self.maintain(
             "CREATE TABLE ready_transaction AS SELECT * FROM audit.transaction LIMIT 1",
-            "DROP TABLE IF EXISTS ready_one",
-            "CREATE TABLE ready_one AS SELECT * FROM ready_update LIMIT 1",
+            "BEGIN",
+            f"SELECT set_config('audit_app.context', '{json.dumps(_CLAIMS)}', true)",
+            *super().bulk_statements("update", rows + 1, rows + 1),
+            "COMMIT",
+            "DROP TABLE IF EXISTS ready_one, ready_person",
+            "CREATE TABLE ready_one AS SELECT * FROM audit.activity ORDER BY id DESC LIMIT 1",
+            "CREATE TABLE ready_person AS SELECT * FROM audit.transaction ORDER BY id DESC LIMIT 1",
             "CREATE OR REPLACE FUNCTION floor_of_one() RETURNS trigger LANGUAGE plpgsql AS "
-            f"$$BEGIN {self._insert['transaction']}transaction; "
+            f"$$BEGIN {self._insert['transaction']}person; "
             f"{self._insert['activity']}one; RETURN NULL; END$$",
             f"SELECT audit.unaudit_table('{TABLE}')",
         )
 
-    def _as_person(self, statement: str) -> None:
-        # What audit_app would send in the request that the contestants are in.
-        facts = {
-            "actor_id": str(ACTOR),
-            "client_addr": request.remote_addr,
-            "method": request.method,
-            "url": request.base_url,
-            "request_id": "0" * 32,
-        }
-        self.maintain(
-            "BEGIN",
-            f"SELECT set_config('audit_app.context', '{json.dumps(facts)}', true)",
-            statement,
-            "COMMIT",
-        )
-
     def enter(self, kind: str) -> None:
+        super().enter(kind)
         self.maintain(f"DROP TRIGGER IF EXISTS floor ON {TABLE}")
         if kind == "single":
             # Its plans are kept as a trigger's are; two INSERTs of the client's would be planned
@@ -248,7 +258,7 @@ class AuditApp(FlaskWorker):
         fill.fill(self.maintenance, trail)
 
     def queries(self, trail: fill.Size) -> dict[str, str]:
-        """The queries of the pages, as the package's own functions make them."""
+        """Those of the pages, as the package itself makes them, and two that others share."""
         activity, transaction = self.logger.activity_cls, self.logger.transaction_cls
         since, until = trail.month
         month = Filters(actor_id=str(trail.actor), since=since, until=until)
@@ -258,6 +268,13 @@ class AuditApp(FlaskWorker):
         moment, number = self.db.session.execute(deep).one()
         cursor = Cursor(moment, number)
         record = history.record_page(activity, transaction, "public", TABLE, str(trail.record))
+        changes = (
+            sa.select(activity, transaction)
+            .join(transaction, activity.transaction_id == transaction.id, isouter=True)
+            .order_by(activity.id.desc())
+            .limit(50)
+        )
+        older = changes.where(activity.id < trail.activities - trail.deep)
         count = (
             sa.select(sa.func.count())
             .join_from(transaction, activity, activity.transaction_id == transaction.id)
@@ -267,8 +284,10 @@ class AuditApp(FlaskWorker):
         return {
             "record": _compiled(record),
             "actor": _compiled(selection.feed(activity, transaction, month)),
-            "newest": _compiled(selection.feed(activity, transaction, Filters())),
-            "deep": _compiled(selection.feed(activity, transaction, Filters(), before=cursor)),
+            "newest": _compiled(changes),
+            "deep": _compiled(older),
+            "feed": _compiled(selection.feed(activity, transaction, Filters())),
+            "feed-deep": _compiled(selection.feed(activity, transaction, Filters(), before=cursor)),
             "count": _compiled(count),
         }
 
