@@ -37,8 +37,11 @@ UNSET: Final[Any] = object()
 
 _ARMED = "audit_app.armed"  # key of Connection.info: what this transaction's setting holds
 _REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}")
-_LIMITS = {"actor_id": 500, "actor_label": 500, "request_id": 128, "method": 20, "url": 2000}
-_REASON_LIMIT = 10_000  # characters
+_LIMITS: Final = {
+    "actor_id": 500, "actor_label": 500, "request_id": 128, "method": 20, "url": 2000,
+    "client_addr": 100, "reason": 10_000,
+}  # fmt: skip
+"""The characters that are kept of each fact."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def default_label(actor: Any) -> str | None:
 def render(facts: Mapping[str, Any]) -> str:
     """Return ``facts`` as the JSON document that the triggers read; empty if there are none."""
     document: dict[str, Any] = {}
-    for key, limit in {**_LIMITS, "client_addr": 100, "reason": _REASON_LIMIT}.items():
+    for key, limit in _LIMITS.items():
         value = facts.get(key)
         if value is not None and value != "":
             text = identity.encode(value) if key == "actor_id" else str(value)
@@ -234,6 +237,8 @@ def _clean(value: Any) -> Any:
 
 def _clean_text(text: str) -> str:
     """Replace what PostgreSQL's text cannot hold: NUL, and halves of surrogate pairs."""
+    if text.isascii() and "\x00" not in text:
+        return text
     text = text.replace("\x00", "\ufffd")
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
