@@ -139,13 +139,21 @@ class Bench:
             rounds = self.options.rounds if rows <= _WARM else min(3, self.options.rounds)
             for verb in VERBS:
                 # What takes a millisecond is taken several times.
-                times = max(1, min(10, 5_000 // rows))
+                times = max(1, min(30, 10_000 // rows))
                 order = {"verb": verb, "rows": rows, "warm": rows <= _WARM, "times": times}
+                work = f"{verb}/{rows}"
                 self.each(
-                    f"bulk/{verb}/{rows}",
+                    f"bulk/{work}",
                     lambda c, order=order: c.ask("bulk", **order),  # type: ignore[misc]
                     rounds=rounds,
                 )
+                both = self.measured[f"bulk/{work}"]
+                self.measured[f"bulk-cpu/{work}"] = {
+                    name: [busy for _taken, busy in values] for name, values in both.items()
+                }
+                self.measured[f"bulk/{work}"] = {
+                    name: [taken for taken, _busy in values] for name, values in both.items()
+                }
 
     def after_single(self) -> None:
         self.each(

@@ -130,8 +130,23 @@ def _bulk(results: _Results) -> list[str]:
             _by_contestant(results, bare),
             "Times the floor:",
             _by_contestant(results, floor, trails_only=True),
+            "CPU time of the server's process, microseconds for each row:",
+            table(["", *bare], _cpu_rows(results, verb)),
         ]
     return parts
+
+
+def _cpu_rows(results: _Results, verb: str) -> list[list[str]]:
+    """Those who make the trail in the server, and what they add to; the floor's rows are ready."""
+
+    def cell(name: str, rows: int) -> str:
+        values = results.rounds(f"bulk-cpu/{verb}/{rows}").get(name, [])
+        return spread_text(spread([value and 1e6 * value / rows for value in values]))
+
+    return [
+        [contestant["title"], *(cell(name, rows) for rows in results.found["options"]["rows"])]
+        for name, contestant in results.contestants.items()
+    ]
 
 
 def _single(results: _Results) -> list[str]:

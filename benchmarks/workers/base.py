@@ -6,6 +6,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg2
@@ -83,6 +84,10 @@ class Worker(ABC):
         """Execute SQL in one transaction, with nobody signed in."""
 
     @abstractmethod
+    def server_process(self) -> int:
+        """Return the number of the process that serves the connection of :meth:`run`."""
+
+    @abstractmethod
     def open(self, key: int) -> None:
         """Load the article that :meth:`change` changes, into an otherwise empty session."""
 
@@ -144,8 +149,13 @@ class Worker(ABC):
             "pages": lambda times, **size: self.pages(fill.Size(**size), times),
         }
 
-    def bulk(self, verb: str, rows: int, *, warm: bool, times: int = 1) -> float:
+    def bulk(
+        self, verb: str, rows: int, *, warm: bool, times: int = 1
+    ) -> tuple[float, float | None]:
         """Return the seconds of one statement that writes ``rows`` rows, committed.
+
+        The second figure is the seconds of CPU that the server's process took for it; None where
+        the system does not tell.
 
         :param warm: run the same statement on as many other rows before, so that plans and caches
             are made: of up to a thousand rows as often as it takes for the plans to be kept.
@@ -156,14 +166,22 @@ class Worker(ABC):
         there = (before + times) * rows
         self.reset(there)
         self.run(["SELECT 1"])  # the connection stands
-        taken = []
+        process = self.server_process()
+        taken, busy = [], []
         for number in range(before + times):
             start = number * rows + 1 + (there if verb == "insert" else 0)
             statements = self.bulk_statements(verb, start, start + rows - 1)
-            begin = time.perf_counter()
+            begin, begin_busy = time.perf_counter(), _cpu_time(process)
             self.run(statements)
             taken.append(time.perf_counter() - begin)
-        return statistics.median(taken[before:])
+            end_busy = _cpu_time(process)
+            if begin_busy is not None and end_busy is not None:
+                busy.append(end_busy - begin_busy)
+        of_server = busy[before:]
+        return (
+            statistics.median(taken[before:]),
+            statistics.median(of_server) if of_server else None,
+        )
 
     def after_single(self, rows: int, timeout: int) -> float | None:
         """Return the seconds of a bulk update after three updates of one row in its session.
@@ -325,6 +343,18 @@ class Worker(ABC):
     def dsn(self) -> str:
         """Return the connection string for the package's own connections."""
         return f"{self._dsn(self.host)} options='-c statement_timeout={self.timeout}s'"
+
+
+def _cpu_time(process: int) -> float | None:
+    """Return the seconds of CPU that a process of this machine has taken; None if that is unknown.
+
+    Of Linux, in nanoseconds: https://docs.kernel.org/scheduler/sched-stats.html
+    """
+    try:
+        text = Path(f"/proc/{process}/schedstat").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return int(text.split()[0]) / 1e9
 
 
 def _is_timeout(error: BaseException) -> bool:

@@ -59,6 +59,10 @@ class DjangoWorker(Worker):
             for statement in statements:
                 cursor.execute(statement)
 
+    def server_process(self) -> int:
+        connection.ensure_connection()
+        return int(connection.connection.info.backend_pid)
+
     def open(self, key: int) -> None:
         self._object = self.article.objects.get(pk=key)
 

@@ -120,6 +120,11 @@ class FlaskWorker(Worker):
             self.db.session.rollback()
             raise
 
+    def server_process(self) -> int:
+        connection = self.db.session.connection().connection.dbapi_connection
+        self.db.session.rollback()  # it goes back to the pool, and is the next one to be taken
+        return int(connection.info.backend_pid)
+
     def open(self, key: int) -> None:
         self._object = self.db.session.get(self.article, key)
         self.db.session.commit()
