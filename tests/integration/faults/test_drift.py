@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.integration.faults.test_rows import findings
+from tests.integration.test_check import OURS, WHEN
 from tests.trail import Trail
 
 ALTERATIONS: list[tuple[str, str, dict[str, Any]]] = [
@@ -188,9 +189,7 @@ def test_a_function_that_was_made_for_a_table_of_another_number(article: Trail) 
                          ("update", "OLD TABLE AS old_table NEW TABLE AS new_table"),
                          ("delete", "OLD TABLE AS old_table")):  # fmt: skip
         article.script(
-            f'CREATE TRIGGER "00_audit_{verb}" AFTER {verb} ON article REFERENCING {tables} WHEN '
-            "(pg_catalog.set_config('audit_app.writer', current_user, true) IS NOT NULL) "
-            "EXECUTE FUNCTION audit.capture_public_article()"
+            f'CREATE TRIGGER "00_audit_{verb}" AFTER {verb} ON article REFERENCING {tables} {WHEN} {OURS}'
         )
     article.run("INSERT INTO article VALUES (1, 'x', 1)", "UPDATE article SET n = 2")
     article.run("ALTER TABLE article ADD extra int DEFAULT 1", "UPDATE article SET n = 3")
