@@ -138,6 +138,25 @@ def test_degrade_lets_the_write_pass_and_records_the_gap(person: Trail) -> None:
     assert insert.changed["name"] == "x"
 
 
+@pytest.mark.parametrize("policy", ["strict", "degrade"])
+def test_a_truncation_that_cannot_be_recorded(person: Trail, policy: str) -> None:
+    """The policy is for it, too: it fails, or passes and leaves a gap."""
+    person.track("person", options={"on_error": policy})
+    person.run("INSERT INTO person (id) VALUES (1)")
+    person.script(
+        "ALTER TABLE audit.activity ADD CONSTRAINT broken CHECK (verb <> 'truncate') NOT VALID"
+    )
+    if policy == "strict":
+        with pytest.raises(sa.exc.IntegrityError, match="broken"):
+            person.run("TRUNCATE person")
+        assert person.value("SELECT count(*) FROM person") == 1
+        return
+    person.run("TRUNCATE person")
+    assert person.value("SELECT count(*) FROM person") == 0
+    gap = person.changes()[-1]
+    assert (gap.verb, gap.changed["operation"]) == ("gap", "truncate")
+
+
 def test_degrade_when_nothing_can_be_written(person: Trail) -> None:
     """Not even the gap record can be written: the write passes, the server's log has a warning."""
     person.track("person", options={"on_error": "degrade"})
