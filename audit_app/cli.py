@@ -10,10 +10,11 @@ from typing import Any
 
 import click
 from flask import current_app
-from flask.cli import AppGroup, with_appcontext
+from flask.cli import with_appcontext
 
 from audit_app import backfill as baseline
 from audit_app import checks, importing, partitioning, retention
+from audit_app.commands import BIND, audit_cli
 from audit_app.errors import AuditError, NotRegisteredError, NotVersionedError
 from audit_app.install import drop_trail as remove_trail
 from audit_app.install import install_online, uninstall_online
@@ -22,26 +23,6 @@ from audit_app.roles import Roles, set_prune_floor
 from audit_app.roles import grant as grant_roles
 from audit_app.status import Status, TableStatus
 from audit_app.status import status as read_status
-
-_BIND = "audit_app.bind"  # in click's Context.meta
-
-
-def _choose_bind(context: click.Context, _: click.Parameter, bind: str | None) -> None:
-    context.meta[_BIND] = bind
-
-
-audit_cli = AppGroup(
-    "audit",
-    help="The audit trail: its installation, its roles, its state.",
-    params=[
-        click.Option(
-            ["--bind"],
-            callback=_choose_bind,
-            expose_value=False,
-            help="The trail in this database of SQLALCHEMY_BINDS.",
-        )
-    ],
-)
 
 
 class _Refusal(click.ClickException):
@@ -55,7 +36,7 @@ def chosen_logger() -> Any:
 
     :raises NotRegisteredError: if there is none.
     """
-    bind = click.get_current_context().meta.get(_BIND)
+    bind = click.get_current_context().meta.get(BIND)
     if bind is None:
         found = current_app.extensions.get("audit_app")
     else:

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 from flask.cli import AppGroup, with_appcontext
 
 from audit_app import archive, holds, pruning, retention, unarchiving
 from audit_app.cli import (
     aligned,
     attempts_option,
-    audit_cli,
     chosen_engine,
     chosen_logger,
     clearly,
@@ -24,13 +23,8 @@ from audit_app.cli import (
     lock_timeout_option,
     size_text,
 )
+from audit_app.commands import audit_cli
 from audit_app.errors import ConfigurationError
-
-
-def register(app: Flask) -> None:
-    """Give an application all of ``flask audit``."""
-    app.cli.add_command(audit_cli)
-
 
 _UNITS = {"": 1, "kb": 1024, "mb": 1024**2, "gb": 1024**3, "tb": 1024**4}
 

@@ -16,7 +16,7 @@ from audit_app import checks, context, follow, history, install, models, reader,
 from audit_app import labels as labelling
 from audit_app.admin import theme
 from audit_app.checks import Finding
-from audit_app.cli_retention import register
+from audit_app.commands import register
 from audit_app.context import UNSET, ContextSource, Options
 from audit_app.ddl import LOGGERS, AuditedTable, Trail, audited_table, check_trail_tables, merge
 from audit_app.errors import (

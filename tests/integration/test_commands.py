@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,23 @@ def lines(app: Flask, *arguments: str) -> list[list[str]]:
     result = run(app, *arguments)
     assert result.exit_code == 0, result.output + result.stderr
     return [line.split() for line in result.output.splitlines()]
+
+
+# -- the group ------------------------------------------------------------------------------------
+
+
+def test_a_web_process_imports_no_commands() -> None:
+    code = "import sys, audit_app; print([n for n in sys.modules if n.startswith('audit_app.cli')])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_help_lists_all_commands(app: Flask) -> None:
+    found = run(app, "--help").output.partition("Commands:\n")[2]
+    assert [line.split()[0] for line in found.splitlines()] == [
+        "archive", "backfill", "check", "grant", "hold", "import-trail", "install", "maintain",
+        "partition", "prune", "restore-archive", "sql", "status", "uninstall",
+    ]  # fmt: skip
 
 
 # -- status ---------------------------------------------------------------------------------------
