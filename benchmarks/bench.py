@@ -46,6 +46,8 @@ SETTINGS: Final = {
     # Neither a checkpoint nor the vacuum daemon comes in between; tables are vacuumed by hand.
     "max_wal_size": "16GB",
     "checkpoint_timeout": "1d",
+    # The files of the write-ahead log are used again, as on a server that has run for a while.
+    "min_wal_size": "4GB",
     "autovacuum": "off",
     "max_connections": "100",
 }
