@@ -18,6 +18,7 @@ from audit_app.history import (
     activity_columns,
     another,
     bare_columns,
+    listed,
     transaction_columns,
 )
 from audit_app.selection import Filters, Tables, chosen, is_among, key_tables
@@ -120,7 +121,7 @@ def examples(
     known = [id_ for id_ in actor_ids if id_ is not None]
     parts = []
     if known:
-        actor = sa.values(sa.column("actor_id", sa.Text), name="actor").data([(k,) for k in known])
+        actor = listed("actor", {"actor_id": sa.Text()}, [(k,) for k in known])
         own = aliased(transaction)
         theirs = _newest(own, own.actor_id == actor.c.actor_id).lateral("theirs")
         parts.append(sa.select(*theirs.c).select_from(actor.join(theirs, sa.true())))

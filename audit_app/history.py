@@ -7,14 +7,14 @@ depth and at any size. The mapped classes are passed in, so that this module kno
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from audit_app import identity as identities
 from audit_app.errors import InvalidCursorError, UnknownVersionError
@@ -533,6 +533,22 @@ def _within(activity: Any, spans: Any) -> Any:
     )
 
 
+def listed(
+    name: str, columns: Mapping[str, sa.types.TypeEngine[Any]], rows: Iterable[Sequence[Any]]
+) -> sa.TableValuedAlias:
+    """Return ``rows`` as a table of a query.
+
+    Of arrays and not of VALUES, which SQLAlchemy compiles anew for each statement.
+    """
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    arrays = [
+        sa.cast(sa.literal(list(column), ARRAY(type_)), ARRAY(type_))
+        for column, type_ in zip(values, columns.values(), strict=True)
+    ]
+    shape = [sa.column(column, type_) for column, type_ in columns.items()]
+    return sa.func.unnest(*arrays).table_valued(*shape, name=name).render_derived()
+
+
 def ids_of_record(
     activity: Any,
     place: Place,
@@ -557,8 +573,8 @@ def ids_of_record(
     if len(place.names) == 1:
         one = one.where(is_of_place(found, place))
     else:
-        columns = sa.column("schema_name", sa.Text), sa.column("table_name", sa.Text)
-        names = sa.values(*columns, name="name").data(list(place.names))
+        columns = {"schema_name": sa.Text(), "table_name": sa.Text()}
+        names = listed("name", columns, place.names)
         one = one.where(
             found.schema_name == names.c.schema_name, found.table_name == names.c.table_name
         )
@@ -670,7 +686,7 @@ def newest_of_keys(
 
     With the columns of :func:`activity_columns`, and ``found_key``.
     """
-    wanted = sa.values(sa.column("key", sa.Text), name="wanted").data([(key,) for key in keys])
+    wanted = listed("wanted", {"key": sa.Text()}, [(key,) for key in keys])
     parts = []
     for name in KEY_NAMES:
         one = another(activity)

@@ -204,7 +204,7 @@ def mentions(
     parts = [newest.subquery("newest").select()]
     ids = sorted(set(transactions))
     if ids:
-        given = sa.values(sa.column("id", sa.BigInteger), name="given").data([(i,) for i in ids])
+        given = history.listed("given", {"id": sa.BigInteger()}, [(i,) for i in ids])
         found = history.another(activity)
         together = (
             _looked(found)
@@ -313,9 +313,7 @@ def _related_ids(
 ) -> sa.Select[Any]:
     """Ids of the activities of one relationship's records that name the record of that time."""
     place = followed.related.place
-    given = sa.values(sa.column("key", sa.Text), name=f"given_{number}").data(
-        [(key,) for key in followed.keys]
-    )
+    given = history.listed(f"given_{number}", {"key": sa.Text()}, [(key,) for key in followed.keys])
     keys = sa.select(sa.cast(given.c.key, sa.Text).label("key")).cte(
         f"key_{number}", recursive=True
     )
@@ -400,12 +398,8 @@ def _names_record(activity: Any, followed: Followed, number: int) -> Any:
     if not followed.periods:
         return sa.false()
     theirs = [f"value_{index}" for index in range(len(related.columns))]
-    columns: list[sa.ColumnElement[Any]] = [
-        *(sa.column(name, sa.Text) for name in theirs),
-        *(sa.column(name, sa.BigInteger) for name in ("low", "high", "first", "last")),
-    ]
-    held = sa.values(*columns, name=f"held_{number}").data(
-        [(*p.values, p.low, p.high, *p.transactions) for p in followed.periods]
+    held = sa.union_all(*(_held(period, theirs) for period in followed.periods)).subquery(
+        f"held_{number}"
     )
     texts = [_texts(activity, related.place.formerly, name) for name in related.columns]
     names = [held.c[name] for name in theirs]
@@ -423,6 +417,26 @@ def _names_record(activity: Any, followed: Followed, number: int) -> Any:
         (history.is_of_place(activity, related.place), belongs.correlate_except(held).exists()),
         else_=sa.false(),
     )
+
+
+def _held(period: Period, names: Sequence[str]) -> sa.Select[Any]:
+    """A row of what a relationship's columns held, and when.
+
+    Asked of each activity that is looked at: one such row is merged into the question itself, which
+    neither VALUES of several nor an array would be.
+    """
+    moments = (period.low, period.high, *period.transactions)
+    columns: list[sa.ColumnElement[Any]] = [
+        *(
+            sa.literal(value, sa.Text).label(name)
+            for name, value in zip(names, period.values, strict=True)
+        ),
+        *(
+            sa.literal(value, sa.BigInteger).label(name)
+            for name, value in zip(("low", "high", "first", "last"), moments, strict=True)
+        ),
+    ]
+    return sa.select(*columns)
 
 
 def _texts(activity: Any, formerly: Formerly, name: str) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import url_for
+from werkzeug.routing import Map, PathConverter
 
 from audit_app.admin import theme
 
@@ -37,6 +38,7 @@ def asset_digest(filename: str) -> str:
 
 
 _ANY = "987654321987654321"  # stands for an id that is put in later
+_AS_PATH = PathConverter(Map())
 
 
 class Links:
@@ -96,9 +98,11 @@ class Links:
         key: str,
         values: Mapping[str, Any],
     ) -> str:
-        names = {"schema": schema_name, "table": table_name, "identity": key}
-        safe = is_path_safe(*names.values()) and "/" not in schema_name + table_name
-        return self._url(page if safe else by_parameters, **names, **values)
+        names = {"schema": schema_name, "table": table_name}
+        if is_path_safe(*names.values(), key) and "/" not in schema_name + table_name:
+            of_any = self._url(page, **names, identity=_ANY, **values)
+            return of_any.replace(_ANY, _AS_PATH.to_url(key), 1)
+        return self._url(by_parameters, **names, identity=key, **values)
 
     def records(self) -> str:
         """Address that takes a record's schema, table and identity as parameters."""

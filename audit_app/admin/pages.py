@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -297,16 +296,20 @@ def row_of(row: Any, links: Links, order: Sequence[str] = (), names: Names | Non
         known = {record.key, record.label} if record is not None else set()
         changes = tuple(c for c in changes if _worth_a_chip(c, known))
     most = _MOST_CHIPS.get(row.verb, 0)
-    chips = [_chip(change) for change in changes[:most]]
+    place = (row.schema_name, row.table_name)
+
+    def label(field: str) -> str:
+        return names.field(*place, field) if names is not None else ""
+
+    chips = [_chip(change, label(change.field)) for change in changes[:most]]
     note, more = _note(row), max(len(changes) - most, 0)
     if row.is_large:
         fields = sort_names(row.field_names or (), order)
-        chips = [Chip(name, "changed") for name in fields[:most]] if row.verb == "update" else []
+        named = fields[:most] if row.verb == "update" else []
+        chips = [Chip(name, "changed", label=label(name)) for name in named]
         more = len(fields) - len(chips)
     title = _table_title(row)
     if names is not None:
-        place = (row.schema_name, row.table_name)
-        chips = [dataclasses.replace(c, label=names.field(*place, c.field)) for c in chips]
         title = title and (names.table(*place) or title)
     return Row(
         id=row.id,
@@ -346,11 +349,11 @@ def _worth_a_chip(change: diff.FieldChange, known: set[str]) -> bool:
     )
 
 
-def _chip(change: diff.FieldChange) -> Chip:
+def _chip(change: diff.FieldChange, label: str) -> Chip:
     old, new = stored_value(change.old), stored_value(change.new)
     if old.is_short and new.is_short and not (old.kind == "absent" and new.kind == "absent"):
-        return Chip(change.field, change.kind, old, new)
-    return Chip(change.field, change.kind)
+        return Chip(change.field, change.kind, old, new, label)
+    return Chip(change.field, change.kind, label=label)
 
 
 def _note(row: Any) -> str:

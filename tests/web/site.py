@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.engine.interfaces import CacheStats
 from sqlalchemy.orm import DeclarativeBase
 
 from audit_app import AuditLogger, audit_bp
@@ -162,6 +163,22 @@ class Site:
 
         sa.event.listen(self.engine, "before_cursor_execute", note)
         return self.statements
+
+    def compiled_by(self, path: str) -> list[str]:
+        """Open a page; return its reads of the trail that SQLAlchemy had not compiled before."""
+        compiled: list[str] = []
+
+        def note(_c: Any, _cursor: Any, statement: str, _p: Any, context: Any, *_: Any) -> None:
+            if " audit." in statement and context.cache_hit is not CacheStats.CACHE_HIT:
+                compiled.append(statement)
+
+        sa.event.listen(self.engine, "before_cursor_execute", note)
+        try:
+            # A search that fits one record leads to it.
+            assert self.client.get(path).status_code in {200, 302}, path
+        finally:
+            sa.event.remove(self.engine, "before_cursor_execute", note)
+        return compiled
 
 
 def _models(db: Any) -> tuple[Any, Any, Any]:

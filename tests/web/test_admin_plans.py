@@ -108,6 +108,14 @@ def test_a_page_reads_by_indexes_and_sorts_no_more_than_it_shows(
                 assert node["Actual Rows"] <= SORTED, (node, statement)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_compiles_nothing_twice(filled: tuple[Site, Size], page: str) -> None:
+    site, size = filled
+    address = addresses(site, size)[page]
+    site.compiled_by(address)
+    assert site.compiled_by(address) == []
+
+
 def nodes(site: Site, statement: str, parameters: Any) -> Iterator[dict[str, Any]]:
     """Run a query of a page as the page does; yield the nodes of its plan."""
     with site.engine.connect() as connection:

@@ -56,6 +56,14 @@ def test_children_tell_their_part_in_one_chapter(shop: Site) -> None:
     assert "Ada" in page.words
 
 
+def test_a_story_compiles_nothing_twice(shop: Site) -> None:
+    shop.write("UPDATE line SET order_id = 2 WHERE id = 11")
+    shop.compiled_by(ORDER)
+    assert shop.compiled_by(ORDER) == []
+    # However many related records there are.
+    assert shop.compiled_by("/audit/records/public/order/2") == []
+
+
 def test_a_deleted_child_stays_in_the_story(shop: Site) -> None:
     shop.write("DELETE FROM line WHERE id = 12")
     page = shop.get(ORDER)
