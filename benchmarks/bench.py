@@ -64,7 +64,8 @@ class Options:
     """What to measure, and how much of it."""
 
     rows: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
-    rounds: int = 7
+    rounds: int = 5
+    bulk: int = 4  # times as many rounds of bulk writes, whose differences are small
     single: int = 200
     seconds: int = 3
     activities: int = 3_000_000
@@ -72,7 +73,13 @@ class Options:
 
 
 QUICK: Final = Options(
-    rows=(100, 1_000, 10_000), rounds=3, single=100, seconds=1, activities=100_000, reads=5
+    rows=(100, 1_000, 10_000),
+    rounds=3,
+    bulk=1,
+    single=100,
+    seconds=1,
+    activities=100_000,
+    reads=5,
 )
 
 
@@ -138,10 +145,10 @@ class Bench:
 
     def bulk(self) -> None:
         for rows in self.options.rows:
-            rounds = self.options.rounds if rows <= _WARM else min(3, self.options.rounds)
+            rounds = self._bulk_rounds(rows)
             for verb in VERBS:
                 # What takes a millisecond is taken several times.
-                times = max(1, min(30, 10_000 // rows))
+                times = min(30, max(10_000 // rows, 3 if rows <= _WARM else 1))
                 order = {"verb": verb, "rows": rows, "warm": rows <= _WARM, "times": times}
                 work = f"{verb}/{rows}"
                 self.each(
@@ -156,6 +163,9 @@ class Bench:
                 self.measured[f"bulk/{work}"] = {
                     name: [taken for taken, _busy in values] for name, values in both.items()
                 }
+
+    def _bulk_rounds(self, rows: int) -> int:
+        return self.options.rounds * (self.options.bulk if rows <= _WARM else 1)
 
     def after_single(self) -> None:
         self.each(
@@ -260,9 +270,7 @@ class Bench:
         rounds, reads = self.options.rounds, max(3, self.options.reads // 3)
         return sum(
             {
-                "bulk": sum(
-                    3 * (rounds if rows <= _WARM else min(3, rounds)) for rows in self.options.rows
-                ),
+                "bulk": sum(3 * self._bulk_rounds(rows) for rows in self.options.rows),
                 "after-single": min(3, rounds),
                 "single": rounds,
                 "flush": 2 * rounds,
@@ -439,6 +447,7 @@ def main() -> None:
     options = Options(
         rows=tuple(given.rows or base.rows),
         rounds=given.rounds or base.rounds,
+        bulk=base.bulk,
         single=base.single,
         seconds=base.seconds,
         activities=given.activities or base.activities,

@@ -58,13 +58,14 @@ def _found() -> dict[str, Any]:
         },
         "versions": {"PostgreSQL": "18.6"},
         "settings": SETTINGS,
-        "options": {"rounds": 2, "rows": [100], "activities": 1000},
+        "options": {"rounds": 2, "bulk": 4, "rows": [100], "activities": 1000},
         "contestants": {
             name: {**vars(contestants.BY_NAME[name]), "indexes": {"a": ["btree (id)"]}}
             for name in names
         },
         "measured": {
             **{f"bulk/{verb}/100": bulk for verb in ("insert", "update", "delete")},
+            **{f"bulk-cpu/{verb}/100": bulk for verb in ("insert", "update", "delete")},
             "single": {name: [value / 1000 for value in bulk[name]] for name in names},
             "trips": {name: [3.0] for name in names},
             "after-single": {"bare": [1, 1], "audit_app": [0.5, 0.5], "flask-audit-logger": [None]},
@@ -89,6 +90,9 @@ def test_the_tables_show_ratios_to_the_bare_table_and_to_the_floor() -> None:
     assert _row(text, "Bulk update", "flask-audit-logger")[1] == "9.50 (9.25–9.75)"
     to_floor = text.split("### Bulk update")[1].split("Times the floor:")[1]
     assert _row("### x" + to_floor, "x", "audit_app")[1] == "1.50 (1.50–1.50)"
+    cpu = text.split("### Bulk update")[1].split("CPU time")[1]
+    assert _row("### x" + cpu, "x", "audit_app")[1] == "45,000 (37,500–52,500) µs"
+    assert _row("### x" + cpu, "x", "flask-audit-logger")[1] == "3.17 (3.08–3.25)"
     assert _row(text, "One row", "audit_app")[2] == "3,000 (2,500–3,500)"
     assert _row(text, "One row", "audit_app")[6] == "3"
     assert _row(text, "A bulk update of 10,000", "flask-audit-logger")[1] == "over 15 s"
