@@ -7,27 +7,25 @@ Written once as exposed views of a mixin; :class:`AuditIndexView` serves them on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from flask import Response, current_app, make_response, redirect, request, send_from_directory
 from flask_admin import AdminIndexView, BaseView, expose
-from jinja2 import ChoiceLoader, PackageLoader
-from werkzeug.exceptions import HTTPException
 
-from audit_app import directory, history, models, selection
-from audit_app.admin import differences, documents, exports, forms, pages, source, theme
+from audit_app import directory, history, selection
+from audit_app.admin import asked, differences, documents, exports, forms, pages, source, theme
 from audit_app.admin.access import Access, may_export
+from audit_app.admin.answering import Answering
 from audit_app.admin.comparing import Comparer
 from audit_app.admin.describing import Describer, documents_of
 from audit_app.admin.feeds import known_actors, read_feed, resolve
 from audit_app.admin.i18n import gettext as _
-from audit_app.admin.i18n import host_gettext, language, number_text, translator
-from audit_app.admin.links import ASSETS, Links, asset_digest
+from audit_app.admin.links import ASSETS, asset_digest
 from audit_app.admin.naming import Naming
 from audit_app.admin.overview import overview_of
 from audit_app.admin.plan_words import Kind
 from audit_app.admin.problems import Problem, problem_of
-from audit_app.admin.reading import Logger, column_order, current_logger, reading
+from audit_app.admin.reading import column_order, current_logger, reading
 from audit_app.admin.restoring import Restoring
 from audit_app.admin.search import look_up
 from audit_app.admin.stories import (
@@ -50,7 +48,7 @@ from audit_app.admin.ways import (
     way_back,
     way_of_transaction,
 )
-from audit_app.errors import InvalidCursorError, NotRegisteredError, RecordNotFoundError
+from audit_app.errors import RecordNotFoundError
 from audit_app.formerly import Place
 
 _View = TypeVar("_View", bound=Callable[..., Any])
@@ -61,139 +59,12 @@ def _page(url: str, *methods: str) -> Callable[[_View], _View]:
     return cast("Callable[[_View], _View]", expose(url, methods or ("GET",)))
 
 
-_OPEN_VIEWS = frozenset({"assets"})
-
 _LARGEST_ROW = 4_000_000
 """Bytes of an activity, as stored, up to which its page shows the values."""
 
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
-_POLICY = (
-    "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self'; object-src 'none'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-)
 
-
-class AuditPages:
+class AuditPages(Answering):
     """The pages of the audit trail, for a class that is a Flask-Admin view as well."""
-
-    layout: ClassVar[str] = "audit/standalone.html"
-    """The template that surrounds the pages."""
-
-    stands_alone: ClassVar[bool] = True
-    """Whether the whole page is ours, and with it the content security policy."""
-
-    endpoint: str
-    blueprint: Any
-    url: str | None
-    _template_args: dict[str, Any]
-    _urls: list[Any]
-    _get_view_url: Callable[[Any, str | None], str]
-
-    # -- Access and answers ---------------------------------------------------------------------
-
-    def is_accessible(self) -> bool:
-        """Tell whether the visitor may see the trail: ``AuditLogger(can_view=…)`` decides."""
-        try:
-            logger = current_logger()
-        except NotRegisteredError:
-            return False
-        return logger.can_view is not None and bool(logger.can_view(logger.current_actor()))
-
-    def inaccessible_callback(self, name: str, **kwargs: Any) -> Any:
-        """Answer a visitor without access."""
-        return self._answer_problem(Problem.closed(current_logger()))
-
-    def _handle_view(self, name: str, **kwargs: Any) -> Any:
-        if name in _OPEN_VIEWS:
-            return None
-        try:
-            current_logger()
-        except NotRegisteredError as error:
-            return self._answer_problem(problem_of(error))
-        return None if self.is_accessible() else self.inaccessible_callback(name, **kwargs)
-
-    def _run_view(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        # Flask-Admin calls a view that raised a TypeError a second time, with other arguments.
-        try:
-            documents.check_format()
-            return source.read(lambda: fn(self, *args, **kwargs))
-        except HTTPException:
-            raise
-        except Exception as error:
-            problem = problem_of(error)
-            if problem is None:
-                raise
-            return self._answer_problem(problem)
-
-    def _answer_problem(self, problem: Problem | None) -> Response:
-        problem = problem or Problem.internal()
-        response = self._answer(
-            "audit/problem.html",
-            status=problem.status,
-            document=lambda: documents.problem_document(problem),
-            problem=problem,
-        )
-        if problem.retry_after:
-            response.headers["Retry-After"] = str(problem.retry_after)
-        return response
-
-    def _answer(
-        self,
-        template: str,
-        *,
-        document: Callable[[], Mapping[str, Any]],
-        status: int = 200,
-        **values: Any,
-    ) -> Response:
-        """Answer with a page, or with the document where JSON is asked for."""
-        if documents.wants_json():
-            mimetype = documents.PROBLEM if status >= 400 else "application/json"
-            return self._guarded(documents.answer(document(), status, mimetype))
-        # What Flask-Admin offers to templates fails where flask-babel is not initialised.
-        self._template_args.update(
-            _gettext=host_gettext("gettext"), _ngettext=host_gettext("ngettext")
-        )
-        html = self.render(  # type: ignore[attr-defined]
-            template,
-            audit_layout=self.layout,
-            audit_links=self.links,
-            audit_language=language(),
-            audit_logo=theme.logo(),
-            audit_nonce=_nonce(),
-            audit_source=source.note(),
-            t=translator(),
-            **values,
-        )
-        return self._guarded(make_response(html, status))
-
-    def _guarded(self, response: Response) -> Response:
-        response.vary.add("Accept")
-        for name, value in {**_HEADERS, **source.headers()}.items():
-            response.headers.setdefault(name, value)
-        response.vary.add("Accept-Language")
-        if self.stands_alone:
-            response.headers.setdefault("Content-Security-Policy", _POLICY)
-        return response
-
-    def create_blueprint(self, admin: Any) -> Any:
-        """Create the blueprint, and let it find our templates wherever it is mounted."""
-        if self._get_view_url(admin, self.url) == "/":
-            # At the root of the site, other addresses are the host's.
-            self._urls = [url for url in self._urls if url[1] != "elsewhere"]
-        blueprint = super().create_blueprint(admin)  # type: ignore[misc]
-        blueprint.jinja_loader = ChoiceLoader([PackageLoader("audit_app"), blueprint.jinja_loader])
-        blueprint.add_app_template_filter(number_text, "audit_number")
-        return blueprint
-
-    @property
-    def links(self) -> Links:
-        """The addresses of the pages of this view."""
-        answer = "json" if documents.wants_json() else None
-        return Links(self.endpoint, zone=request.args.get("tz"), answer=answer)
 
     # -- Pages ------------------------------------------------------------------------------------
 
@@ -222,7 +93,7 @@ class AuditPages:
             return self._actor(request.args["id"])
         logger, found, limit = current_logger(), self._filtering(), 200
         after = request.args.get("after")
-        _check_text(after)
+        asked.check_text(after)
         with reading(logger) as session:
             access = Access.of(logger, session)
             transaction = logger.transaction_cls
@@ -269,7 +140,7 @@ class AuditPages:
     @_page("/records/")
     def records(self) -> Any:
         """Show a record whose identity cannot stand in a path; without one, ask for it."""
-        names = _named_record()
+        names = asked.named_record()
         return self._record(*names) if names else self._redirect(self.links.feed())
 
     @_page("/records/<schema>/<table>/<path:identity>")
@@ -280,7 +151,7 @@ class AuditPages:
     @_page("/compare/")
     def comparison(self) -> Any:
         """Compare versions of a record whose identity cannot stand in a path."""
-        names = _named_record()
+        names = asked.named_record()
         return self._compare(*names) if names else self._redirect(self.links.feed())
 
     @_page("/compare/<schema>/<table>/<path:identity>")
@@ -300,7 +171,7 @@ class AuditPages:
 
     def _activity(self, activity_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
-        id_ = _known_id(activity_id)
+        id_ = asked.known_id(activity_id)
         activity, transaction = logger.activity_cls, logger.transaction_cls
         with reading(logger) as session:
             access = Access.of(logger, session)
@@ -338,7 +209,9 @@ class AuditPages:
     @_page("/versions/<activity_id>")
     def version(self, activity_id: str) -> Any:
         """Show the whole row as it was after one change."""
-        return self._version(version_page(self._visit(self._filtering()), _known_id(activity_id)))
+        return self._version(
+            version_page(self._visit(self._filtering()), asked.known_id(activity_id))
+        )
 
     def _version(self, page: VersionPage) -> Any:
         way = None
@@ -364,8 +237,8 @@ class AuditPages:
 
     def _transaction(self, transaction_id: str) -> Any:
         logger, found = current_logger(), self._filtering()
-        id_, limit = _known_id(transaction_id), history.PAGE
-        after = _cursor_id("after")
+        id_, limit = asked.known_id(transaction_id), history.PAGE
+        after = asked.cursor_id("after")
         with reading(logger) as session:
             access = Access.of(logger, session)
             head = session.execute(history.transaction_by_id(logger.transaction_cls, id_)).first()
@@ -439,7 +312,7 @@ class AuditPages:
             return self._answer_problem(Problem.no_restore())
         if documents.wants_json():
             return self._answer_problem(Problem.page_only())
-        restoring = Restoring(logger, self.links, found.zone, kind, _known_id(id_))
+        restoring = Restoring(logger, self.links, found.zone, kind, asked.known_id(id_))
         is_sent = request.method == "POST"
         answer = restoring.submit(request.form) if is_sent else restoring.preview()
         if isinstance(answer, int):
@@ -452,7 +325,7 @@ class AuditPages:
     def search(self) -> Any:
         """Find a record, a person or a request; the only answer is opened at once."""
         text = request.args.get("q", "")
-        _check_text(text)
+        asked.check_text(text)
         results = look_up(current_logger(), self.links, text, self._filtering())
         if results.only_url and not documents.wants_json():
             return self._redirect(results.only_url)
@@ -476,7 +349,7 @@ class AuditPages:
         logger, found = current_logger(), self._filtering()
 
         def url(schema: str, table: str) -> str:
-            parameter = _table_parameter(logger, schema, table)
+            parameter = asked.table_parameter(logger, schema, table)
             return self.links.feed(table=parameter) if parameter else ""
 
         read = read_tables(logger)
@@ -496,7 +369,7 @@ class AuditPages:
             names = [request.args.get(name, "") for name in ("schema", "table", "identity")]
             return self._guarded(self._export_record(kind, *names))
         actor_id = request.args.get("id") or None
-        _check_text(actor_id)
+        asked.check_text(actor_id)
         fixed = {"actor": actor_id, "unknown": ""} if actor_id is not None else {}
         found = self._filtering(**fixed)
         if found.errors:
@@ -513,7 +386,7 @@ class AuditPages:
         return self._guarded(exports.export(logger, kind, found.query, query))
 
     def _export_record(self, kind: str, schema: str, table: str, key: str) -> Response:
-        _check_text(schema, table, key)
+        asked.check_text(schema, table, key)
         logger = current_logger()
         place = logger.place(schema, table)
         query = history.export_of_record(logger.activity_cls, logger.transaction_cls, place, key)
@@ -553,14 +426,14 @@ class AuditPages:
     def _filtering(self, **fixed: str) -> forms.Filtering:
         return forms.filtering(
             {**request.args.to_dict(), **fixed},
-            tables=_known_tables(current_logger()),
+            tables=asked.known_tables(current_logger()),
             default_zone=str(current_app.config.get("AUDIT_TIME_ZONE", "UTC")),
-            former_fields=_former_fields,
+            former_fields=asked.former_fields,
             label=Naming(current_logger()).table,
         )
 
     def _actor(self, actor_id: str) -> Any:
-        _check_text(actor_id)
+        asked.check_text(actor_id)
         other = request.args.get("actor")
         if other is not None and other.strip() != actor_id.strip():  # the form names another one
             arguments = {k: v for k, v in request.args.items() if v and k != "id"}
@@ -581,7 +454,7 @@ class AuditPages:
         is_first = "before" not in request.args and "after" not in request.args
         if actor_id is not None and is_first and not found.errors:
             overview = overview_of(
-                logger, actor_id, found, url, lambda *names: _table_parameter(logger, *names)
+                logger, actor_id, found, url, lambda *names: asked.table_parameter(logger, *names)
             )
 
         def document() -> dict[str, Any]:
@@ -602,7 +475,7 @@ class AuditPages:
             is_uncounted=actor_id is not None and is_first and logger.can_view_activity is not None,
             form_url=links.feed({}) if actor_id is None else links.actor(actor_id, {}),
             form_id=actor_id if request.args.get("id") else None,
-            fields=_known_fields(logger),
+            fields=asked.known_fields(logger),
         )
 
     def _exports(
@@ -616,19 +489,19 @@ class AuditPages:
         )
 
     def _record(self, schema: str, table: str, key: str) -> Any:
-        _check_text(schema, table, key)
+        asked.check_text(schema, table, key)
         found, arguments = self._filtering(), request.args.to_dict()
-        place = _place(schema, table)
+        place = asked.place_of(schema, table)
         if (place.schema, place.name) != (schema, table):
             return self._redirect(
-                self.links.record(place.schema, place.name, key, **_others(arguments))
+                self.links.record(place.schema, place.name, key, **asked.others(arguments))
             )
         visit = self._visit(found)
         if arguments.get("at"):
-            _check_text(arguments["at"])
+            asked.check_text(arguments["at"])
             return self._version(version_at_page(visit, place, key, arguments["at"]))
         if "field" in arguments:
-            _check_text(arguments["field"])
+            asked.check_text(arguments["field"])
             field = field_page(visit, place, key, arguments["field"])
             return self._answer("audit/field.html", document=lambda: field.document, page=field)
         page = story_page(visit, place, key)
@@ -645,20 +518,12 @@ class AuditPages:
             return None
         return way_back(current_logger(), self.links, subject.newest, is_newest=True, is_gone=True)
 
-    def _redirect(self, url: str) -> Response:
-        if documents.wants_json():
-            response = documents.answer({"href": url}, 302)
-            response.location = url
-        else:
-            response = make_response(redirect(url))
-        return self._guarded(response)
-
     def _visit(self, found: forms.Filtering) -> Visit:
         arguments = request.args.to_dict()
         return Visit(current_logger(), self.links, arguments, found, self._table_url)
 
     def _table_url(self, place: Place) -> str:
-        table = _table_parameter(current_logger(), place.schema, place.name)
+        table = asked.table_parameter(current_logger(), place.schema, place.name)
         return self.links.feed(table=table)
 
     def _compare_url(self, row: Any) -> str:
@@ -670,12 +535,12 @@ class AuditPages:
 
     def _compare(self, schema: str, table: str, key: str) -> Any:
         arguments = request.args.to_dict()
-        _check_text(schema, table, key, *arguments.values())
+        asked.check_text(schema, table, key, *arguments.values())
         logger, found = current_logger(), self._filtering(**{"from": "", "to": ""})
-        place = _place(schema, table)
+        place = asked.place_of(schema, table)
         if (place.schema, place.name) != (schema, table):
             return self._redirect(
-                self.links.compare(place.schema, place.name, key, **_others(arguments))
+                self.links.compare(place.schema, place.name, key, **asked.others(arguments))
             )
         with reading(logger) as session:
             access = Access.of(logger, session)
@@ -721,84 +586,5 @@ class AuditView(AuditPages, BaseView):  # type: ignore[misc]
         super().__init__(name=name, endpoint=endpoint, url=url or "audit", **options)
 
 
-def _named_record() -> list[str]:
-    """The schema, table and identity that the parameters name; empty unless all three do."""
-    names = ("schema", "table", "identity")
-    found = [request.args[name] for name in names if name in request.args]
-    return found if len(found) == len(names) else []
-
-
-def _nonce() -> str:
-    """The nonce that this response's policy has for scripts and styles; empty without one."""
-    generator = current_app.config.get("AUDIT_CSP_NONCE")
-    return str(generator()) if generator is not None else ""
-
-
-def _known_tables(logger: Logger) -> list[tuple[str, str]]:
-    """Tables to choose from in the filters: those that the code tracks and the visitor may see."""
-    access = Access(logger, logger.current_actor())
-    return [
-        (table.schema, table.name)
-        for table in logger.audited_tables()
-        if access.sees_table(table.schema, table.name)
-    ]
-
-
-def _place(schema: str, table: str) -> Place:
-    """The table that an address means; one that may not be seen like one that nobody knows."""
-    logger = current_logger()
-    place = logger.place(schema, table)
-    is_seen = Access(logger, logger.current_actor()).sees_table(place.schema, place.name)
-    return place if is_seen else Place(schema, table)
-
-
-def _others(arguments: Mapping[str, str]) -> dict[str, str]:
-    names = {"schema", "table", "identity"}
-    return {name: value for name, value in arguments.items() if name not in names}
-
-
 def _link(url: Callable[[int], str], id_: int | None) -> dict[str, Any] | None:
     return None if id_ is None else {"id": id_, "href": url(id_)}
-
-
-def _table_parameter(logger: Logger, schema: str, table: str) -> str | None:
-    known = _known_tables(logger)
-    if (schema, table) not in known:
-        return None
-    return table if [name for _s, name in known].count(table) == 1 else f"{schema}.{table}"
-
-
-def _known_fields(logger: Logger) -> list[str]:
-    """Fields to suggest in the filters: the columns of what the code tracks."""
-    metadata, names = logger.base.metadata, set[str]()
-    for schema, name in _known_tables(logger):
-        table = models.find_table(metadata, schema, name)
-        names.update(table.columns.keys() if table is not None else ())
-    return sorted(names)
-
-
-def _former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
-    columns = dict(current_logger().place(schema, table).formerly.columns)
-    return tuple(columns.get(name, ()))
-
-
-def _known_id(text: str) -> int:
-    try:
-        return history.parse_id(text)
-    except InvalidCursorError as error:
-        raise RecordNotFoundError(_("“%(id)s” is no id of the trail.", id=text[:60])) from error
-
-
-def _cursor_id(name: str) -> int | None:
-    text = request.args.get(name)
-    return None if text is None else history.parse_id(text)
-
-
-def _check_text(*texts: str | None) -> None:
-    """Refuse what PostgreSQL's text cannot hold, so that no such record can exist."""
-    if any(text is not None and "\x00" in text for text in texts):
-        raise RecordNotFoundError
-    try:
-        "".join(text or "" for text in texts).encode()
-    except UnicodeEncodeError as error:
-        raise RecordNotFoundError from error
