@@ -99,10 +99,12 @@ class Links:
         values: Mapping[str, Any],
     ) -> str:
         names = {"schema": schema_name, "table": table_name}
-        if is_path_safe(*names.values(), key) and "/" not in schema_name + table_name:
-            of_any = self._url(page, **names, identity=_ANY, **values)
-            return of_any.replace(_ANY, _AS_PATH.to_url(key), 1)
-        return self._url(by_parameters, **names, identity=key, **values)
+        if not is_path_safe(*names.values(), key) or "/" in schema_name + table_name:
+            return self._url(by_parameters, **names, identity=key, **values)
+        if _ANY in schema_name + table_name:
+            return self._url(page, **names, identity=key, **values)
+        of_any = self._url(page, **names, identity=_ANY, **values)
+        return of_any.replace(_ANY, _AS_PATH.to_url(key), 1)
 
     def records(self) -> str:
         """Address that takes a record's schema, table and identity as parameters."""

@@ -8,7 +8,9 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+from flask import url_for
 
+from audit_app.admin.links import Links
 from tests.web.site import HOSTILE, Node, Page, Site
 
 
@@ -434,3 +436,16 @@ def test_markup_in_any_place_is_inert(site: Site) -> None:
         response = site.client.get(path)
         assert response.status_code in {400, 404}
         assert "<script>alert" not in response.text
+
+
+@pytest.mark.parametrize("table", ["article", "987654321987654321"])
+@pytest.mark.parametrize(
+    "key", ["1", "a b", "ä/ö", '["GB", "GBP"]', "50%25?x=1#top", "+&;=:@!$'()*,~", "\N{SNOWMAN}"]
+)
+def test_the_address_of_a_record_is_as_flask_builds_it(site: Site, table: str, key: str) -> None:
+    names: dict[str, Any] = {"schema": "public", "table": table, "identity": key}
+    with site.app.test_request_context("/audit/"):
+        links = Links("audit_ui", zone="Europe/Berlin")
+        built = links.record("public", table, key)
+        assert built == url_for("audit_ui.record", **names, tz="Europe/Berlin")
+        assert links.record("public", table, "other").endswith("/other?tz=Europe/Berlin")
