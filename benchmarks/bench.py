@@ -65,7 +65,7 @@ class Options:
 
     rows: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
     rounds: int = 5
-    bulk: int = 4  # times as many rounds of bulk writes, whose differences are small
+    often: int = 4  # times as many rounds of what is short and differs by little
     single: int = 200
     seconds: int = 3
     activities: int = 3_000_000
@@ -75,7 +75,7 @@ class Options:
 QUICK: Final = Options(
     rows=(100, 1_000, 10_000),
     rounds=3,
-    bulk=1,
+    often=1,
     single=100,
     seconds=1,
     activities=100_000,
@@ -164,8 +164,12 @@ class Bench:
                     name: [taken for taken, _busy in values] for name, values in both.items()
                 }
 
+    @property
+    def _often(self) -> int:
+        return self.options.rounds * self.options.often
+
     def _bulk_rounds(self, rows: int) -> int:
-        return self.options.rounds * (self.options.bulk if rows <= _WARM else 1)
+        return self._often if rows <= _WARM else self.options.rounds
 
     def after_single(self) -> None:
         self.each(
@@ -175,7 +179,9 @@ class Bench:
         )
 
     def single(self) -> None:
-        self.each("single", lambda c: c.ask("single", times=self.options.single))
+        self.each(
+            "single", lambda c: c.ask("single", times=self.options.single), rounds=self._often
+        )
 
     def flush(self) -> None:
         with_session = [c for c in self.contenders if c.contestant.side == "sqlalchemy"]
@@ -184,6 +190,7 @@ class Bench:
             self.each(
                 f"flush/{clean}",
                 lambda c, clean=clean, times=times: c.ask("flush", clean=clean, times=times),  # type: ignore[misc]
+                rounds=self._often,
                 among=with_session,
             )
 
@@ -272,8 +279,8 @@ class Bench:
             {
                 "bulk": sum(3 * self._bulk_rounds(rows) for rows in self.options.rows),
                 "after-single": min(3, rounds),
-                "single": rounds,
-                "flush": 2 * rounds,
+                "single": self._often,
+                "flush": 2 * self._often,
                 "trips": 1,
                 "clients": 3 * rounds,
                 "storage": 3,
@@ -447,7 +454,7 @@ def main() -> None:
     options = Options(
         rows=tuple(given.rows or base.rows),
         rounds=given.rounds or base.rounds,
-        bulk=base.bulk,
+        often=base.often,
         single=base.single,
         seconds=base.seconds,
         activities=given.activities or base.activities,

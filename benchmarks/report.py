@@ -17,6 +17,7 @@ _VERBS: Final = ("insert", "update", "delete")
 _CHART: Final = "benchmarks.svg"
 _NOTHING: Final = "–"
 _OURS: Final = "audit_app"
+_OFTEN: Final = "bulk writes of up to 10,000 rows, single rows and flushes"
 _READS: Final = {
     "record": "history of one record",
     "actor": "last 50 of an actor in a month",
@@ -299,12 +300,12 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"{machine['system']}; load at the start {machine['load']:.1f}."
     )
     rounds = found["options"]["rounds"]
-    counts = f"{rounds} interleaved rounds; {rounds * found['options']['bulk']} for bulk writes"
+    often = rounds * found["options"]["often"]
     parts = [
         f"`{found['command']}`, {found['date']}",
         computer,
         f"{versions}. Server: {settings}.",
-        f"Medians with the quartiles, of {counts} of up to 10,000 rows.",
+        f"Medians with the quartiles, of {rounds} interleaved rounds; {_OFTEN} have {often}.",
     ]
     for prefix, part in _PARTS.items():
         if results.has(prefix) or (part is _single and results.has("clients/")):

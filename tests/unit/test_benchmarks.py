@@ -58,7 +58,7 @@ def _found() -> dict[str, Any]:
         },
         "versions": {"PostgreSQL": "18.6"},
         "settings": SETTINGS,
-        "options": {"rounds": 2, "bulk": 4, "rows": [100], "activities": 1000},
+        "options": {"rounds": 2, "often": 4, "rows": [100], "activities": 1000},
         "contestants": {
             name: {**vars(contestants.BY_NAME[name]), "indexes": {"a": ["btree (id)"]}}
             for name in names
@@ -109,6 +109,8 @@ def test_beside_every_figure_stands_what_is_stored() -> None:
         for name in ("audit_app", "flask-audit-logger"):
             assert _row(text, heading, name)[-1] == contestants.BY_NAME[name].stores
     assert "synchronous_commit = off" in text
+    assert "of 2 interleaved rounds" in text
+    assert "flushes have 8." in text
     assert "`python -m benchmarks.bench`, 2030-01-01" in text
 
 
