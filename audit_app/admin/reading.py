@@ -91,6 +91,9 @@ def reading(
         timeout = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))
     with reader.read_only(bind) as session:
         session.execute(sa.text(f"SET LOCAL statement_timeout = {timeout}"))
+        # Estimates are high where nothing was analyzed yet, and to compile a plan takes longer than
+        # a page may.
+        session.execute(sa.text("SET LOCAL jit = off"))
         if not search_path:
             session.execute(sa.text("SET LOCAL search_path = pg_catalog, pg_temp"))
         if key is not None and source.lag is None:

@@ -134,10 +134,8 @@ class Restoring:
         try:
             mapper = sa.inspect(self.logger.activity_cls)
             patience = int(current_app.config.get("AUDIT_STATEMENT_TIMEOUT", 5000))
-            session.execute(
-                sa.text(f"SET LOCAL lock_timeout = {patience}"),
-                bind_arguments={"mapper": mapper},
-            )
+            for setting in (f"lock_timeout = {patience}", "jit = off"):
+                session.execute(sa.text(f"SET LOCAL {setting}"), bind_arguments={"mapper": mapper})
             with _explained():
                 plan = _decidable(aim.make(session))
             with reading(self.logger, is_primary=True) as own:

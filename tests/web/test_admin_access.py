@@ -218,3 +218,12 @@ def test_a_page_calls_nothing_that_another_role_made(site: Site, path: str) -> N
         f"CREATE FUNCTION public.to_regclass(varchar) RETURNS regclass {boom}",
     )
     site.get(f"/audit/{path}")
+
+
+def test_pages_have_no_plan_compiled(site: Site) -> None:
+    sent = site.watch()
+    site.get("/audit/")
+    assert "SET LOCAL jit = off" in sent
+    assert sent.index("SET LOCAL jit = off") < min(
+        number for number, statement in enumerate(sent) if "audit.activity" in statement
+    )
