@@ -296,7 +296,7 @@ def test_with_can_view_alone_no_query_changes(make_site: MakeSite) -> None:
             statements.append(list(sent))
         assert statements[0] == statements[1]
         assert not any("newest" in s and "DISTINCT" in s for s in statements[0])
-        assert len(statements[0]) <= 20
+        assert len(statements[0]) <= 24
 
 
 def test_paging_is_exact_though_tables_are_hidden(make_site: MakeSite) -> None:
