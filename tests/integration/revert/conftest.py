@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.revert.library import Library, make_library
+from tests.integration.revert.books import Library, make_library
 from tests.trail import Trail
 
 

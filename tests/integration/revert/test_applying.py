@@ -17,7 +17,7 @@ from audit_app.errors import (
     PlanFailedError,
     PlanOutdatedError,
 )
-from tests.integration.revert.library import Library, everything, through, track
+from tests.integration.revert.books import Library, everything, through, track
 from tests.trail import Trail
 
 

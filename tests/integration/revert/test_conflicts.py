@@ -14,7 +14,7 @@ from audit_app.errors import (
     PlanError,
     PlanOutdatedError,
 )
-from tests.integration.revert.library import Library, everything, kinds
+from tests.integration.revert.books import Library, everything, kinds
 from tests.trail import Trail
 
 

@@ -12,7 +12,7 @@ from audit_app.errors import (
     ConfigurationError,
     PlanError,
 )
-from tests.integration.revert.library import Library
+from tests.integration.revert.books import Library
 
 
 def test_a_plan_as_text(library: Library) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import declarative_base
 
 from audit_app import AuditLogger
-from tests.integration.revert.library import through
+from tests.integration.revert.books import through
 from tests.trail import Trail
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import declarative_base
 
 from audit_app import AuditLogger
 from audit_app.revert import Plan
-from tests.integration.revert.library import kinds, track
+from tests.integration.revert.books import kinds, track
 from tests.trail import Trail
 
 

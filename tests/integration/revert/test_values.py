@@ -11,7 +11,7 @@ from sqlalchemy import orm
 from sqlalchemy.orm import declarative_base
 
 from audit_app import AuditLogger
-from tests.integration.revert.library import through, track
+from tests.integration.revert.books import through, track
 from tests.trail import Trail
 
 TYPES = {

@@ -16,7 +16,7 @@ from audit_app.errors import (
     RecordNotFoundError,
     UnresolvedConflictsError,
 )
-from tests.integration.revert.library import Library, everything, kinds, through
+from tests.integration.revert.books import Library, everything, kinds, through
 
 # -- Restore ------------------------------------------------------------------------------------
 
