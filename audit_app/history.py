@@ -536,14 +536,13 @@ def _within(activity: Any, spans: Any) -> Any:
 def listed(
     name: str, columns: Mapping[str, sa.types.TypeEngine[Any]], rows: Iterable[Sequence[Any]]
 ) -> sa.TableValuedAlias:
-    """Return ``rows`` as a table of a query.
+    """Return ``rows``, of which there is one at least, as a table of a query.
 
     Of arrays and not of VALUES, which SQLAlchemy compiles anew for each statement.
     """
-    values = list(zip(*rows, strict=True)) or [()] * len(columns)
     arrays = [
-        sa.cast(sa.literal(list(column), ARRAY(type_)), ARRAY(type_))
-        for column, type_ in zip(values, columns.values(), strict=True)
+        sa.cast(sa.literal(list(values), ARRAY(type_)), ARRAY(type_))
+        for values, type_ in zip(zip(*rows, strict=True), columns.values(), strict=True)
     ]
     shape = [sa.column(column, type_) for column, type_ in columns.items()]
     return sa.func.unnest(*arrays).table_valued(*shape, name=name).render_derived()

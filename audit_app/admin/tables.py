@@ -123,11 +123,10 @@ def read_tables(logger: Logger) -> TablesRead:
             raise install.not_installed(logger.schema_name)
         findings, notice = _findings(logger, connection)
     found = tuple(sorted(findings, key=lambda finding: finding.severity))
+    if not Access(logger, logger.current_actor()).is_limited:
+        return TablesRead(state, state.tables, found, notice)
     with reading(logger) as session:
-        access = Access.of(logger, session)
-        if not access.is_limited:
-            return TablesRead(state, state.tables, found, notice)
-        tables = _limited(access, session, state.tables)
+        tables = _limited(Access.of(logger, session), session, state.tables)
     if logger.can_view_table is None:
         return TablesRead(state, tables, found, notice)
     # What is said of the trail as a whole counts and names what must not be seen.

@@ -38,6 +38,11 @@ def test_the_timeline_is_one_story_under_the_present_names(renamed: Site) -> Non
         assert text in page.words
 
 
+def test_a_story_under_two_names_compiles_nothing_twice(renamed: Site) -> None:
+    renamed.compiled_by("/audit/records/public/article/1")
+    assert renamed.compiled_by("/audit/records/public/article/1") == []
+
+
 def test_the_former_name_leads_to_the_present_one(renamed: Site) -> None:
     for path in (
         "/audit/records/public/post/1?tz=Asia/Tokyo",
