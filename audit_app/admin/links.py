@@ -37,7 +37,7 @@ def asset_digest(filename: str) -> str:
     return hashlib.sha256((ASSETS / filename).read_bytes()).hexdigest()[:12]
 
 
-_ANY = "987654321987654321"  # stands for an id that is put in later
+_ANY = "987654321987654321"  # stands for what is put in later
 _AS_PATH = PathConverter(Map())
 
 
@@ -67,9 +67,11 @@ class Links:
             self._built[call] = url_for(f"{self.endpoint}.{page}", **given)
         return self._built[call]
 
-    def _numbered(self, page: str, name: str, id_: int, values: Mapping[str, Any]) -> str:
-        """Address with an id in its path: the one of another id, with this one in its place."""
-        return self._url(page, **{name: _ANY}, **values).replace(_ANY, str(id_), 1)
+    def _with(self, page: str, name: str, text: str, values: Mapping[str, Any]) -> str:
+        """Address with ``text`` in its path: that of any other text, with this one in its place."""
+        if any(_ANY in str(value) for value in values.values()):
+            return self._url(page, **{name: text}, **values)
+        return self._url(page, **{name: _ANY}, **values).replace(_ANY, _AS_PATH.to_url(text), 1)
 
     def feed(self, query: Mapping[str, str] | None = None, **values: Any) -> str:
         """Address of the feed, with the filters of ``query``."""
@@ -99,12 +101,9 @@ class Links:
         values: Mapping[str, Any],
     ) -> str:
         names = {"schema": schema_name, "table": table_name}
-        if not is_path_safe(*names.values(), key) or "/" in schema_name + table_name:
-            return self._url(by_parameters, **names, identity=key, **values)
-        if _ANY in schema_name + table_name:
-            return self._url(page, **names, identity=key, **values)
-        of_any = self._url(page, **names, identity=_ANY, **values)
-        return of_any.replace(_ANY, _AS_PATH.to_url(key), 1)
+        if is_path_safe(*names.values(), key) and "/" not in schema_name + table_name:
+            return self._with(page, "identity", key, {**names, **values})
+        return self._url(by_parameters, **names, identity=key, **values)
 
     def records(self) -> str:
         """Address that takes a record's schema, table and identity as parameters."""
@@ -112,27 +111,27 @@ class Links:
 
     def activity(self, id_: int, **values: Any) -> str:
         """Address of one change."""
-        return self._numbered("activity", "activity_id", id_, values)
+        return self._with("activity", "activity_id", str(id_), values)
 
     def version(self, id_: int, **values: Any) -> str:
         """Address of the whole row as it was after one change."""
-        return self._numbered("version", "activity_id", id_, values)
+        return self._with("version", "activity_id", str(id_), values)
 
     def transaction(self, id_: int, **values: Any) -> str:
         """Address of everything that one transaction changed."""
-        return self._numbered("transaction", "transaction_id", id_, values)
+        return self._with("transaction", "transaction_id", str(id_), values)
 
     def restore(self, id_: int, **values: Any) -> str:
         """Address of the preview of a record as it was after one change."""
-        return self._numbered("restore", "activity_id", id_, values)
+        return self._with("restore", "activity_id", str(id_), values)
 
     def undelete(self, id_: int, **values: Any) -> str:
         """Address of the preview of what one deletion took away."""
-        return self._numbered("undelete", "activity_id", id_, values)
+        return self._with("undelete", "activity_id", str(id_), values)
 
     def undo(self, id_: int, **values: Any) -> str:
         """Address of the preview of the way back from one transaction."""
-        return self._numbered("undo", "transaction_id", id_, values)
+        return self._with("undo", "transaction_id", str(id_), values)
 
     def actors(self, **values: Any) -> str:
         """Address of the page of who was active."""
