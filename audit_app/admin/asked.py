@@ -40,11 +40,13 @@ def place_of(schema: str, table: str) -> Place:
 
 
 def others(arguments: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that do not name the record."""
     names = {"schema", "table", "identity"}
     return {name: value for name, value in arguments.items() if name not in names}
 
 
 def table_parameter(logger: Logger, schema: str, table: str) -> str | None:
+    """The filter's word for a table; None for one that is not to be chosen there."""
     known = known_tables(logger)
     if (schema, table) not in known:
         return None
@@ -61,11 +63,16 @@ def known_fields(logger: Logger) -> list[str]:
 
 
 def former_fields(schema: str, table: str, name: str) -> tuple[str, ...]:
+    """The former names of a column."""
     columns = dict(current_logger().place(schema, table).formerly.columns)
     return tuple(columns.get(name, ()))
 
 
 def known_id(text: str) -> int:
+    """The id in an address.
+
+    :raises RecordNotFoundError: if it is none.
+    """
     try:
         return history.parse_id(text)
     except InvalidCursorError as error:
@@ -73,12 +80,19 @@ def known_id(text: str) -> int:
 
 
 def cursor_id(name: str) -> int | None:
+    """The id that a parameter gives; None without it.
+
+    :raises InvalidCursorError: if it is none.
+    """
     text = request.args.get(name)
     return None if text is None else history.parse_id(text)
 
 
 def check_text(*texts: str | None) -> None:
-    """Refuse what PostgreSQL's text cannot hold, so that no such record can exist."""
+    """Refuse what PostgreSQL's text cannot hold, so that no such record can exist.
+
+    :raises RecordNotFoundError: if one of ``texts`` is such.
+    """
     if any(text is not None and "\x00" in text for text in texts):
         raise RecordNotFoundError
     try:

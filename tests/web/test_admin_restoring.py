@@ -710,6 +710,16 @@ def test_a_record_that_somebody_holds(make_site: MakeSite) -> None:
     done(send(site, path, page))
 
 
+def test_a_restore_has_no_plan_compiled(make_site: MakeSite) -> None:
+    site = make_site(can_restore=anybody)
+    path = f"/audit/restore/{write_story(site)}"
+    sent = site.watch()
+    done(send(site, path))
+    begin = sent.index("SET LOCAL lock_timeout = 5000")
+    written = next(n for n, statement in enumerate(sent) if "UPDATE" in statement)
+    assert begin < sent.index("SET LOCAL jit = off", begin) < written
+
+
 def test_an_error_of_the_application_is_shown_and_rolled_back(make_site: MakeSite) -> None:
     site = make_site(can_restore=anybody, extend=_picky)
     site.write("INSERT INTO picky VALUES (1, 'bad')")
