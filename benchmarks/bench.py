@@ -131,6 +131,18 @@ class Bench:
         rounds: int | None = None,
         among: Sequence[Contender] | None = None,
     ) -> None:
+        """Measure a workload, and keep the values of its rounds."""
+        found = self._rounds(workload, measure, rounds=rounds, among=among)
+        self.measured.setdefault(workload, {}).update(found)
+
+    def _rounds(
+        self,
+        workload: str,
+        measure: Callable[[Contender], Any],
+        *,
+        rounds: int | None = None,
+        among: Sequence[Contender] | None = None,
+    ) -> dict[str, list[Any]]:
         """Measure a workload, round by round, each beginning with another contestant."""
         among = self.contenders if among is None else among
         found: dict[str, list[Any]] = {c.contestant.name: [] for c in among}
@@ -139,7 +151,7 @@ class Bench:
             shift = number % max(len(among), 1)
             for contender in [*among[shift:], *among[:shift]]:
                 found[contender.contestant.name].append(measure(contender))
-        self.measured.setdefault(workload, {}).update(found)
+        return found
 
     # -- Workloads ----------------------------------------------------------------------------
 
@@ -150,19 +162,15 @@ class Bench:
                 # What takes a millisecond is taken several times.
                 times = min(30, max(10_000 // rows, 3 if rows <= _WARM else 1))
                 order = {"verb": verb, "rows": rows, "warm": rows <= _WARM, "times": times}
-                work = f"{verb}/{rows}"
-                self.each(
-                    f"bulk/{work}",
+                both = self._rounds(
+                    f"bulk/{verb}/{rows}",
                     lambda c, order=order: c.ask("bulk", **order),  # type: ignore[misc]
                     rounds=rounds,
                 )
-                both = self.measured[f"bulk/{work}"]
-                self.measured[f"bulk-cpu/{work}"] = {
-                    name: [busy for _taken, busy in values] for name, values in both.items()
-                }
-                self.measured[f"bulk/{work}"] = {
-                    name: [taken for taken, _busy in values] for name, values in both.items()
-                }
+                for place, kind in enumerate(("bulk", "bulk-cpu")):
+                    self.measured[f"{kind}/{verb}/{rows}"] = {
+                        name: [pair[place] for pair in pairs] for name, pairs in both.items()
+                    }
 
     @property
     def _often(self) -> int:
